@@ -1,0 +1,1 @@
+"""heartloop: an empathetic dialogue agent and the world that trains it."""
