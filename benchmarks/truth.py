@@ -1,0 +1,222 @@
+"""Is the embedded user true? Every figure that says so, from one command.
+
+    python benchmarks/truth.py [--write docs/simulated_users.md] [--emobench FILE] [--trajectories FILE]
+
+Sections: contrast pairs, EmoBench EA, the distribution of changes beside the published one, ties in
+groups of eight, the hidden goal's strategies, speed, and repeats over 10,000 dialogues.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from contrast import accuracy, pairs
+
+from heartloop.env.play import LocalWorld, Task, play_many
+from heartloop.policy.base import make_policy
+from heartloop.simusers import appraisal
+from heartloop.simusers.embedded import EmbeddedUser
+from heartloop.simusers.lexical import LexicalReader
+from heartloop.simusers.reading import Context
+from heartloop.simusers.scenario import pack
+from heartloop.types import Episode, HiddenGoal, Persona, Scenario, Situation
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+MIX = (
+    "brush_off", "cheerleader", "adviser", "interrogator", "analyst", "neutral", "neutral",
+    "listener", "reflective", "reflective", "oracle",
+)  # fmt: skip
+"""A mix of scripted policies from bad to good, standing in for the twelve published models."""
+PUBLISHED_POSITIVE = {10: 4, 20: 15, 30: 33, 40: 53, 50: 67, 60: 77, 70: 90, 80: 97, 90: 99}
+"""Percent of positive changes by emotion level, DeepSeek-V3 as judge (measured on public logs)."""
+
+
+def contrast_section() -> list[str]:
+    every = list(pairs())
+    lines = ["## Contrast pairs", "", "| pairs | ordered rightly | number |", "|---|---|---|"]
+    for name, aside in (("tuning", False), ("set aside before tuning", True)):
+        share, n = accuracy(p for p in every if p.set_aside == aside)
+        lines.append(f"| {name} | {share:.1%} | {n} |")
+    aside = [p for p in every if p.set_aside]
+    for field in ("goal", "group", "display"):
+        by = defaultdict(list)
+        for p in aside:
+            by[getattr(p.scenario, field).value].append(p)
+        shares = ", ".join(f"{k} {accuracy(v)[0]:.0%}" for k, v in sorted(by.items()))
+        lines += ["", f"Set aside, by {field}: {shares}."]
+    return lines
+
+
+def emobench_section(path: Path) -> list[str]:
+    lines = ["## EmoBench EA (English), gold choice liked best", ""]
+    if not path.exists():
+        return [*lines, f"(no {path.name} here)"]
+    rows = [r for r in map(json.loads, path.open(encoding="utf-8")) if r["language"] == "en"]
+    hits: Counter[str] = Counter()
+    chance: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for row in rows:
+        worth = [_liking(row["scenario"], choice) for choice in row["choices"]]
+        best = [c for c, w in zip(row["choices"], worth, strict=True) if w == max(worth)]
+        for key in (row["question type"], "all"):
+            total[key] += 1
+            chance[key] += 1 / len(row["choices"])
+            hits[key] += (row["label"] in best) / len(best)
+    lines += ["| items | number | gold liked best | chance |", "|---|---|---|---|"]
+    for key in sorted(total):
+        n = total[key]
+        lines.append(f"| {key} | {n} | {hits[key] / n:.1%} | {chance[key] / n:.1%} |")
+    return lines
+
+
+def _liking(story: str, choice: str) -> float:
+    """Mean worth over the eight goals: the items state none."""
+    worth = 0.0
+    for goal in HiddenGoal:
+        s = Scenario(id="item", persona=Persona(name="-"), group="passive", goal=goal,
+                     situation=Situation(domain="", title=story), felt="distress",
+                     opener=story)  # fmt: skip
+        reading = LexicalReader().read(choice, Context(s, (story,)))
+        worth += sum(appraisal.contributions(appraisal.believe(reading, s), s.group).values())
+    return worth
+
+
+def played(names: Sequence[str], split: str, preset: str, seeds: Sequence[int]) -> list[Episode]:
+    from heartloop.simusers.dynamics import preset as rules
+
+    episodes = []
+    for name in names:
+        tasks = [Task(s, seed) for seed in seeds for s in pack(split)]
+        world = LocalWorld(lambda: EmbeddedUser(rules(preset)))
+        episodes += play_many(world, make_policy(name), tasks)
+    return episodes
+
+
+def distribution_section(path: Path) -> list[str]:
+    ours = played(MIX, "test", "sage-eval", (0,))
+    lines = ["## Changes beside the published trajectories (preset sage-eval)", ""]
+    lines += ["| level | P(positive) here | published |", "|---|---|---|"]
+    up, seen = Counter(), Counter()
+    changes, after = [], defaultdict(list)
+    for e in ours:
+        level, last = 40.0, None
+        for change, turn in zip(e.changes, e.turns, strict=False):
+            seen[int(level // 10) * 10] += 1
+            up[int(level // 10) * 10] += change > 0
+            if last is not None:
+                after[last > 0].append(change > 0)
+            changes.append(change)
+            last, level = change, turn.reaction.emotion if turn.reaction else level
+    for level in PUBLISHED_POSITIVE:
+        if seen[level]:
+            share = up[level] / seen[level]
+            lines.append(f"| {level}s | {share:.0%} | {PUBLISHED_POSITIVE[level]} % |")
+    q = np.percentile(changes, [5, 25, 50, 75, 95])
+    lines += ["", f"Change: mean {np.mean(changes):.2f}, quantiles 5/25/50/75/95 %: "
+              + ", ".join(f"{x:.1f}" for x in q)
+              + f"; next is positive after a positive {np.mean(after[True]):.0%} (published 77 %), "
+              f"after a negative {np.mean(after[False]):.0%} (published 25 %).", ""]  # fmt: skip
+    ends = Counter(e.stop.value for e in ours if e.stop)
+    lines += ["| end | here | published |", "|---|---|---|"]
+    for end, share in (("turn_limit", "49 %"), ("failure", "37 %"), ("success", "14 %")):
+        lines.append(f"| {end} | {ends[end] / len(ours):.0%} | {share} |")
+    lines += ["", f"Mean final {np.mean([e.final for e in ours]):.1f}, SD "
+              f"{np.std([e.final for e in ours]):.1f} (published SD 31 to 39)."]  # fmt: skip
+    if path.exists():
+        rows = [json.loads(x) for x in path.open(encoding="utf-8")]
+        rows = [r for r in rows if r["simulator"].startswith("deepseek")]
+        lines += ["", f"Published mean final over the same judge's models: "
+                  f"{np.mean([r['final'] for r in rows]):.1f}."]  # fmt: skip
+    return lines
+
+
+def ties_section() -> list[str]:
+    """Groups of eight random policies' episodes on one scenario and user seed."""
+    rng = Random(0)
+    by_task = defaultdict(list)
+    for e in played(sorted(set(MIX)), "test", "default", (0, 1)):
+        by_task[e.scenario.id, e.seed].append(e.final)
+    groups = [[rng.choice(finals) for _ in range(8)] for finals in by_task.values() for _ in range(20)]
+    same_policy = [[e.final for e in played([name], "test", "default", range(8)) if e.scenario.id == s.id]
+                   for name in ("neutral",) for s in pack("test")[:25]]  # fmt: skip
+    flat = np.mean([len(set(g)) == 1 for g in groups])
+    return ["## Ties", "", f"Random groups of 8 (mixed policies, same scenario and user) without any "
+            f"spread: {flat:.1%} of {len(groups)}; groups of 8 user seeds under one policy: "
+            f"{np.mean([len(set(g)) == 1 for g in same_policy]):.1%} of {len(same_policy)}."]  # fmt: skip
+
+
+def goals_section() -> list[str]:
+    names = ("neutral", "adviser", "listener", "reflective", "analyst", "oracle")
+    finals = defaultdict(list)
+    for name in names:
+        for e in played([name], "train", "default", (0,)):
+            finals[e.scenario.goal.value, name].append(e.final)
+    lines = ["## The hidden goal decides which strategy works (mean final emotion, train pack)", ""]
+    lines += ["| goal | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for goal in HiddenGoal:
+        row = [f"{np.mean(finals[goal.value, n]):.0f}" for n in names]
+        lines.append(f"| {goal.value} | " + " | ".join(row) + " |")
+    return lines
+
+
+def repeats_section(dialogues: int) -> list[str]:
+    repeats = turns = 0
+    start = time.process_time()
+    policies = [make_policy(n) for n in ("neutral", "reflective", "listener", "adviser")]
+    scenarios = pack("train") + pack("test")
+    for i in range(0, dialogues, 500):
+        tasks = [Task(scenarios[(i + j) % len(scenarios)], i + j) for j in range(min(500, dialogues - i))]
+        world = LocalWorld(EmbeddedUser)
+        for e in play_many(world, policies[(i // 500) % 4], tasks):
+            texts = [m.content for m in e.history if m.role == "user"]
+            repeats += len(texts) - len(set(texts))
+            turns += len(e.turns)
+    rate = turns / (time.process_time() - start)
+    return ["## Repeats and speed", "", f"{repeats} repeated user messages within a dialogue over "
+            f"{dialogues:,} dialogues ({turns:,} turns). Whole loop with scripted policies: "
+            f"{rate:,.0f} turns per CPU second; the user alone: {_speed():,.0f}."]  # fmt: skip
+
+
+def _speed() -> float:
+    """Turns per CPU second of the user alone, replaying recorded replies."""
+    episodes = played(["neutral", "reflective"], "test", "default", (3,))
+    start, turns = time.process_time(), 0
+    for e in episodes:
+        user = EmbeddedUser()
+        user.open(e.scenario, e.seed)
+        for i in range(len(e.turns)):
+            user.react(e.history[: 2 * i + 2])
+            turns += 1
+    return turns / (time.process_time() - start)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--write", type=Path)
+    parser.add_argument("--emobench", type=Path, default=SHARED / "emobench/EA.jsonl")
+    parser.add_argument("--trajectories", type=Path,
+                        default=SHARED / "rlver/sage_emotion_trajectories.jsonl")  # fmt: skip
+    parser.add_argument("--dialogues", type=int, default=10_000)
+    args = parser.parse_args()
+    user = EmbeddedUser()
+    lines = [f"# How true is the embedded user? ({user.id})", "",
+             "Made by `python benchmarks/truth.py --write docs/simulated_users.md`.", ""]  # fmt: skip
+    for section in (contrast_section(), emobench_section(args.emobench),
+                    distribution_section(args.trajectories), ties_section(), goals_section(),
+                    repeats_section(args.dialogues)):  # fmt: skip
+        lines += [*section, ""]
+    text = "\n".join(lines)
+    print(text)
+    if args.write:
+        args.write.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
