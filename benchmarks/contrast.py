@@ -44,7 +44,7 @@ class Pair:
         return LexicalReader().read(text, context)
 
     def worth(self, reply: str) -> float:
-        """The appraisal's part of the change of emotion: momentum and mood are the same for both."""
+        """The appraisal's part of the change: momentum and mood are the same for both."""
         beliefs = appraisal.believe(self.read(reply), self.scenario)
         return sum(appraisal.contributions(beliefs, self.scenario.group).values())
 

@@ -1,6 +1,6 @@
 """Is the embedded user true? Every figure that says so, from one command.
 
-    python benchmarks/truth.py [--write docs/simulated_users.md] [--emobench FILE] [--trajectories FILE]
+    python benchmarks/truth.py [--write docs/simulated_users.md]
 
 Sections: contrast pairs, EmoBench EA, the distribution of changes beside the published one, ties in
 groups of eight, the hidden goal's strategies, speed, and repeats over 10,000 dialogues.
@@ -143,7 +143,9 @@ def ties_section() -> list[str]:
     by_task = defaultdict(list)
     for e in played(sorted(set(MIX)), "test", "default", (0, 1)):
         by_task[e.scenario.id, e.seed].append(e.final)
-    groups = [[rng.choice(finals) for _ in range(8)] for finals in by_task.values() for _ in range(20)]
+    groups = [
+        [rng.choice(finals) for _ in range(8)] for finals in by_task.values() for _ in range(20)
+    ]
     same_policy = [[e.final for e in played([name], "test", "default", range(8)) if e.scenario.id == s.id]
                    for name in ("neutral",) for s in pack("test")[:25]]  # fmt: skip
     flat = np.mean([len(set(g)) == 1 for g in groups])
@@ -172,7 +174,9 @@ def repeats_section(dialogues: int) -> list[str]:
     policies = [make_policy(n) for n in ("neutral", "reflective", "listener", "adviser")]
     scenarios = pack("train") + pack("test")
     for i in range(0, dialogues, 500):
-        tasks = [Task(scenarios[(i + j) % len(scenarios)], i + j) for j in range(min(500, dialogues - i))]
+        tasks = [
+            Task(scenarios[(i + j) % len(scenarios)], i + j) for j in range(min(500, dialogues - i))
+        ]
         world = LocalWorld(EmbeddedUser)
         for e in play_many(world, policies[(i // 500) % 4], tasks):
             texts = [m.content for m in e.history if m.role == "user"]

@@ -41,6 +41,7 @@ class Program(torch.nn.Module):
 
     def worth(self, x: torch.Tensor, extra: torch.Tensor, goal: torch.Tensor,
               scale: torch.Tensor, spoiled: torch.Tensor) -> torch.Tensor:  # fmt: skip
+        """Expected utility of each row of features."""
         logits = x @ self.weights.T + self.bias
         logits[:, 0] = logits[:, 0] + extra
         p = torch.sigmoid(logits)
@@ -58,6 +59,7 @@ class Program(torch.nn.Module):
         return total
 
     def penalty(self) -> torch.Tensor:
+        """How far the weights have moved; new ones cost three times as much."""
         moved = (self.weights - self.prior) ** 2
         return (moved * (1 + 2 * (1 - self.known))).sum()
 
@@ -107,7 +109,9 @@ def write(program: Program, features: list[str]) -> None:
     for name, row in zip(names, program.weights.detach().numpy(), strict=True):
         kept = sorted((f, round(float(w), 2)) for f, w in zip(features, row, strict=True))
         lines = "\n".join(f"{f} = {w}" for f, w in kept if abs(w) >= 0.05)
-        text = re.sub(rf"\[{re.escape(name)}\]\n(?:[^\[]*?)(?=\n\[|\Z)", f"[{name}]\n{lines}\n", text)
+        text = re.sub(
+            rf"\[{re.escape(name)}\]\n(?:[^\[]*?)(?=\n\[|\Z)", f"[{name}]\n{lines}\n", text
+        )
     path.write_text(text, encoding="utf-8")
 
 

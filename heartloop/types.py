@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from heartloop.emotion import resolve
 
-FORMAT = 1
+FORMAT: Literal[1] = 1
 """Version of the episode line; a reader refuses others."""
 
 Emotion = Annotated[float, Field(ge=0, le=100)]

@@ -1,0 +1,1 @@
+"""Simulated users: who suffers, and who scores."""

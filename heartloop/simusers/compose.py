@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import cycle, islice
+from itertools import islice
 from random import Random
 from typing import TypeVar
 
@@ -66,7 +66,7 @@ def compose(split: str, number: int, seed: int = SEED) -> list[Scenario]:
     """`number` scenarios of a split: goals, display rules and situations in even shares."""
     events, persons = parts(split)
     rng = Random(f"{seed}:{split}")
-    goals, rules = _even(HiddenGoal, rng), _even(DisplayRule, rng)
+    goals, rules = _even(list(HiddenGoal), rng), _even(list(DisplayRule), rng)
     told: set[str] = set()
     scenarios = []
     for index, event in enumerate(islice(_even(events, rng), number)):
@@ -82,12 +82,10 @@ def compose(split: str, number: int, seed: int = SEED) -> list[Scenario]:
 _Item = TypeVar("_Item")
 
 
-def _even(items: Sequence[_Item] | type[HiddenGoal] | type[DisplayRule], rng: Random) -> Iterator[_Item]:
+def _even(items: Sequence[_Item], rng: Random) -> Iterator[_Item]:
     """The items for ever, each round in a new order."""
-    pool = list(items)
-    for _ in cycle((0,)):
-        rng.shuffle(pool)  # type: ignore[arg-type]
-        yield from pool  # type: ignore[misc]
+    while True:
+        yield from rng.sample(items, len(items))
 
 
 def _fitting(event: Authored, persons: Sequence[Somebody]) -> list[Somebody]:

@@ -39,8 +39,13 @@ PRESETS = {
         Preset(name="sage-eval", turns=10, scores_last=False),
         Preset(
             name="rlver-train",
-            start=30, clamp=None, turns=9, low=0, low_inclusive=True, high=None,
-        ),  # fmt: skip
+            start=30,
+            clamp=None,
+            turns=9,
+            low=0,
+            low_inclusive=True,
+            high=None,
+        ),
     )
 }
 """rlver-train: the released loop admits one reply more than its `max_turns = 8`."""

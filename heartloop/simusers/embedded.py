@@ -15,7 +15,7 @@ from heartloop.simusers.base import UserState
 from heartloop.simusers.dynamics import Preset
 from heartloop.simusers.lexical import LexicalReader
 from heartloop.simusers.reading import Context, Reader, Reading
-from heartloop.types import Appraisal, DisplayRule, Message, Reaction, Scenario
+from heartloop.types import Appraisal, DisplayRule, Message, Reaction, Scenario, StopReason
 
 VERSION = 1
 MOOD, MOMENTUM, TEMPER = 3.0, 0.25, 0.7
@@ -100,7 +100,7 @@ class EmbeddedUser:
 
     def _parting(self, after: float) -> str:
         """Whether the person takes leave, and in which mood."""
-        if dynamics.stop(after, 0, False, self.preset) is dynamics.StopReason.FAILURE:
+        if dynamics.stop(after, 0, False, self.preset) is StopReason.FAILURE:
             return "failure"
         return "success" if after >= 100 else ""
 

@@ -132,7 +132,9 @@ def _form(reply: str, tokens: Sequence[str], spoken: Sequence[str]) -> dict[str,
     foreign = sum(not _is_latin(c) for c in letters) / len(letters) if letters else 0.0
     functional = sum(t in STOPWORDS for t in spoken) / n if n else 0.0
     questions = tokens.count("?")
-    symbols = sum(not (c.isalnum() or c.isspace() or c in ".,!?'\"-;:()\u2019\u2026") for c in reply)
+    symbols = sum(
+        not (c.isalnum() or c.isspace() or c in ".,!?'\"-;:()\u2019\u2026") for c in reply
+    )
     return {
         "empty": float(n == 0),
         "short": max(0.0, 1 - n / 6) if n else 0.0,

@@ -37,11 +37,27 @@ GROUPS = {
     "回避型": PersonaGroup.AVOIDANT,
 }
 _FEELINGS = {
-    "委屈": "hurt", "失望": "disappointment", "焦虑": "anxiety", "愤怒": "anger", "孤独": "loneliness",
-    "无助": "hopelessness", "沮丧": "dejection", "压力": "distress", "不安": "uneasiness", "恐惧": "fear",
-    "内疚": "guilt", "愧疚": "guilt", "羞": "shame", "尴尬": "embarrassment", "嫉妒": "jealousy",
-    "挫败": "frustration", "烦躁": "irritation", "不满": "resentment", "绝望": "despair", "悲伤": "sadness",
-}  # fmt: skip
+    "委屈": "hurt",
+    "失望": "disappointment",
+    "焦虑": "anxiety",
+    "愤怒": "anger",
+    "孤独": "loneliness",
+    "无助": "hopelessness",
+    "沮丧": "dejection",
+    "压力": "distress",
+    "不安": "uneasiness",
+    "恐惧": "fear",
+    "内疚": "guilt",
+    "愧疚": "guilt",
+    "羞": "shame",
+    "尴尬": "embarrassment",
+    "嫉妒": "jealousy",
+    "挫败": "frustration",
+    "烦躁": "irritation",
+    "不满": "resentment",
+    "绝望": "despair",
+    "悲伤": "sadness",
+}
 """Feeling words of the scenes; the commonest in a scene is taken as felt."""
 _DISPLAY = {PersonaGroup.AVOIDANT: DisplayRule.DEAMPLIFY}
 _MARK = "####隐藏主题"
@@ -52,8 +68,8 @@ def scenario(row: dict[str, Any]) -> Scenario:
     """A profile row as a scenario.
 
     Raises:
-        InvalidInput: the hidden goal or persona group is none of the known ones, the goal at the end
-            of the scene contradicts the goal field, or the persona has no name.
+        InvalidInput: the hidden goal or persona group is unknown, the goal at the end of the scene
+            contradicts the goal field, or the persona has no name.
     """
     goal, group = _known(GOALS, row["task"], "task"), _known(GROUPS, row["main_cha"], "main_cha")
     story = _story(row["scene"], row["task"])
@@ -155,7 +171,9 @@ def _moments(course: str) -> tuple[Moment, ...]:
 
 
 def _first_sentence(text: str) -> str:
-    return re.split(r"(?<=[。！？\n])", re.sub(r"[*#]", "", text).strip(" -\n"), maxsplit=1)[0].strip()
+    return re.split(r"(?<=[。！？\n])", re.sub(r"[*#]", "", text).strip(" -\n"), maxsplit=1)[
+        0
+    ].strip()
 
 
 def _felt(story: str) -> str:

@@ -1,4 +1,4 @@
-"""Where scenarios come from: the shipped pack, JSON lines, RLVER profiles, people's own sentences."""
+"""Where scenarios come from: the shipped pack, JSON lines, RLVER profiles, real sentences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The authored parts that scenarios are composed from: situations and personas, as data with checks."""
+"""The authored parts that scenarios are composed from: situations and personas, with checks."""
 
 from __future__ import annotations
 

@@ -13,7 +13,11 @@ from typing import Any
 from heartloop.simusers.reading import Reading
 from heartloop.types import DisplayRule, HiddenGoal, PersonaGroup, Scenario
 
-_PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "him", "his"), "they": ("they", "them", "their")}
+_PRONOUNS = {
+    "she": ("she", "her", "her"),
+    "he": ("he", "him", "his"),
+    "they": ("they", "them", "their"),
+}
 _LOWERED = frozenset(
     """The A An My Our We It He She They That This There Then When After Before Last Now So But And
     At On In For Every Everyone Some Two Three Four Five Six Half Nobody No Not What Today Yesterday
@@ -110,9 +114,7 @@ def _offence(scenario: Scenario, moment: Moment) -> str:
     return "unwanted_advice" if pushy and scenario.goal in _EMOTIONAL else ""
 
 
-def _content(
-    scenario: Scenario, moment: Moment, rng: Random
-) -> tuple[str, tuple[str, ...], int]:
+def _content(scenario: Scenario, moment: Moment, rng: Random) -> tuple[str, tuple[str, ...], int]:
     """What the person adds: facts, a hint at the need, a question, or lingering."""
     facts, told = scenario.situation.facts, moment.told
     group, draw = scenario.group, rng.random()
@@ -143,9 +145,7 @@ def _hint(scenario: Scenario, moment: Moment, rng: Random) -> str:
     return _sentence(_pick(rng, (line.format(**fields) for line in lines), moment.used))
 
 
-def _disclose(
-    scenario: Scenario, moment: Moment, rng: Random
-) -> tuple[str, tuple[str, ...], int]:
+def _disclose(scenario: Scenario, moment: Moment, rng: Random) -> tuple[str, tuple[str, ...], int]:
     """The next fact, or two when the person feels met."""
     facts, told = scenario.situation.facts, moment.told
     open_up = moment.change >= 2.0 and scenario.group is not PersonaGroup.AVOIDANT

@@ -12,7 +12,7 @@ from heartloop.simusers.scenario import pack
 from heartloop.types import HiddenGoal, PersonaGroup
 
 probabilities = st.floats(0, 1)
-beliefs = st.fixed_dictionaries({v: probabilities for v in appraisal.VARIABLES})
+beliefs = st.fixed_dictionaries(dict.fromkeys(appraisal.VARIABLES, probabilities))
 groups = st.sampled_from(list(PersonaGroup))
 
 
@@ -65,9 +65,22 @@ def test_every_feature_that_has_a_weight_can_be_found_by_the_reader():
     texts = (line for table in _lexicon().values() for line in table)
     scenario = pack("test")[0]
     known |= {f"off_{k}" for k in _raw()["offences"]} | set(_raw()["acts"])
-    for text in itertools.chain(texts, ("", "?! ?! ?", "grief! relief! joy! wow!", scenario.opener)):
+    for text in itertools.chain(
+        texts, ("", "?! ?! ?", "grief! relief! joy! wow!", scenario.opener)
+    ):
         known |= set(reader.read(text, Context(scenario, (scenario.opener,), (text,))).features)
-    known |= {"question", "interrogate", "long", "endless", "felt_close", "felt_exact", "felt_wrong", "cheer", "need", "fresh"}
+    known |= {
+        "question",
+        "interrogate",
+        "long",
+        "endless",
+        "felt_close",
+        "felt_exact",
+        "felt_wrong",
+        "cheer",
+        "need",
+        "fresh",
+    }
     data = appraisal.tables()
     used = {f for v in ("weights", "served", "display") for row in data[v].values() for f in row}
     assert used <= known

@@ -90,7 +90,10 @@ def test_no_message_is_said_twice_in_a_dialogue():
     rng = Random(5)
     for number, scenario in enumerate(pack("train")[:200]):
         replies = [rng.choice(GOOD + BAD + ("", "Hm.")) for _ in range(8)]
-        texts = [scenario.opener, *(r.text for r in talk(EmbeddedUser(), scenario, number, replies))]
+        texts = [
+            scenario.opener,
+            *(r.text for r in talk(EmbeddedUser(), scenario, number, replies)),
+        ]
         assert len(set(texts)) == len(texts)
 
 
