@@ -26,7 +26,7 @@ def pack(split: str) -> tuple[Scenario, ...]:
     if split not in compose.PACK:
         raise unknown("scenario split", split, compose.PACK)
     text = files("heartloop.simusers").joinpath(f"scenarios/{split}.jsonl").read_text("utf-8")
-    return tuple(Scenario.model_validate_json(line) for line in text.splitlines())
+    return tuple(Scenario.model_validate_json(line) for line in text.split("\n") if line)
 
 
 def scenarios(source: str | Path) -> Sequence[Scenario]:
@@ -63,7 +63,7 @@ def load(path: Path) -> list[Scenario]:
 
 def _rows(path: Path) -> Iterable[tuple[int, dict[str, Any]]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
             f"cannot read scenarios from {str(path)!r} ({error}); "

@@ -1,0 +1,8 @@
+"""The world: dialogues, the loop that plays them, the Gymnasium environment, records, audit."""
+
+from gymnasium.envs.registration import register, registry
+
+ID = "heartloop/EmpatheticDialogue-v0"
+
+if ID not in registry:
+    register(id=ID, entry_point="heartloop.env.dialogue:EmpatheticDialogue")
