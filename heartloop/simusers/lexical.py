@@ -18,6 +18,12 @@ LONG, ENDLESS = 60, 160
 _FELT_SELF = frozenset({"i", "am", "me", "my"})
 _UNNAMED = frozenset("like care love low down kind good great want need fine".split())
 """Words of the ontology too common in chat to count as naming an emotion."""
+_PERSONS = dict.fromkeys(("i", "you", "me", "we", "us"), "i") | {
+    **dict.fromkeys(("my", "your", "our", "mine", "yours", "ours"), "my"),
+    **dict.fromkeys(("am", "are", "is"), "is"),
+    **dict.fromkeys(("was", "were"), "was"),
+    **dict.fromkeys(("myself", "yourself"), "myself"),
+}
 _GRAVITY = (
     "order", "forged", "leak", "empty", "garbled", "language", "repeat", "echo", "endless",
     "stuffed", "blame", "minimise", "farewell", "flattery", "interrogate", "sides", "hijack",
@@ -187,18 +193,30 @@ def _repetition(reply: str, spoken: Sequence[str], context: Context) -> dict[str
     own = _grams(spoken, 3)
     if not own:
         return {"repeat": float(any(_same(reply, h) for h in context.heard))}
-    theirs = set[tuple[str, ...]]().union(*(_grams(_spoken(m), 3) for m in context.said))
+    copied = _copied(own, (_grams(_spoken(m), 3) for m in context.said))
+    turned = _copied(
+        _grams(_unperson(spoken), 3), (_grams(_unperson(_spoken(m)), 3) for m in context.said)
+    )
     before = [len(own & _grams(_spoken(h), 3)) / len(own) for h in context.heard]
     stale = max(before, default=0.0)
     opening = tuple(spoken[:3])
     same_start = sum(_spoken(h)[:3] == opening for h in context.heard)
-    copied = len(own & theirs) / len(own)
     return {
-        "echo": max(0.0, (copied - 0.5) * 2.5),
+        "echo": max(0.0, (copied - 0.5) * 2.5, (turned - 0.75) * 4),
         "repeat": float(stale > 0.7),
         "stale": min(1.0, stale * 1.4) if stale > 0.15 else 0.0,
         "same_start": min(1.0, same_start / 3),
     }
+
+
+def _copied(own: set[tuple[str, ...]], theirs: Iterable[set[tuple[str, ...]]]) -> float:
+    """Share of the reply's three-word runs that the person used."""
+    return len(own & set[tuple[str, ...]]().union(*theirs)) / len(own)
+
+
+def _unperson(spoken: Sequence[str]) -> tuple[str, ...]:
+    """The words with "I" and "you" made alike, so that turning them round still is parroting."""
+    return tuple(_PERSONS.get(t, t) for t in spoken)
 
 
 def _same(one: str, other: str) -> bool:
