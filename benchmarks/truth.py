@@ -30,8 +30,8 @@ from heartloop.types import Episode, HiddenGoal, Persona, Scenario, Situation
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MIX = (
-    "brush_off", "cheerleader", "adviser", "interrogator", "analyst", "neutral", "neutral",
-    "listener", "reflective", "reflective", "oracle",
+    "cheerleader", "brush_off", "interrogator", "analyst", "adviser", "adviser", "neutral",
+    "listener", "listener", "reflective", "oracle",
 )  # fmt: skip
 """A mix of scripted policies from bad to good, standing in for the twelve published models."""
 PUBLISHED_POSITIVE = {10: 4, 20: 15, 30: 33, 40: 53, 50: 67, 60: 77, 70: 90, 80: 97, 90: 99}

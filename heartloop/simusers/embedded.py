@@ -18,7 +18,7 @@ from heartloop.simusers.reading import Context, Reader, Reading
 from heartloop.types import Appraisal, DisplayRule, Message, Reaction, Scenario, StopReason
 
 VERSION = 1
-MOOD, MOMENTUM, TEMPER = 3.0, 0.25, 0.7
+MOOD, MOMENTUM, TEMPER = 2.5, 0.2, 1.5
 """Points of change per unit of mood (-1 to 1), per point of the last change, and SD of the day."""
 
 
