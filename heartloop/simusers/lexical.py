@@ -9,7 +9,7 @@ from functools import cache, lru_cache
 from importlib.resources import files
 
 from heartloop import emotion
-from heartloop.simusers.phrases import STOPWORDS, Phrases, content, words
+from heartloop.simusers.phrases import STOPWORDS, Phrases, content, function_pairs, words
 from heartloop.simusers.reading import Context, Reading, Topic
 from heartloop.types import Scenario
 
@@ -153,7 +153,7 @@ def _form(reply: str, tokens: Sequence[str], spoken: Sequence[str]) -> dict[str,
         "you": min(1.0, 5 * sum(t in ("you", "your") for t in spoken) / max(n, 8)),
         "self": min(1.0, 8 * sum(t in _FELT_SELF for t in spoken) / max(n, 8)),
         "language": float(foreign > 0.2 or _is_foreign(spoken)),
-        "garbled": float(_is_garbled(spoken, functional, symbols, len(reply))),
+        "garbled": float(_is_garbled(spoken, symbols, len(reply)) or _is_salad(reply)),
         "stuffed": float(n >= 12 and functional < 0.25) or float(_is_list(tokens, n)),
     }
 
@@ -168,7 +168,7 @@ def _is_foreign(spoken: Sequence[str]) -> bool:
     return len(spoken) >= 6 and known / len(spoken) < 0.12
 
 
-def _is_garbled(spoken: Sequence[str], functional: float, symbols: int, length: int) -> bool:
+def _is_garbled(spoken: Sequence[str], symbols: int, length: int) -> bool:
     """Mostly symbols, letter salad, or one word over and over."""
     if not spoken:
         return False
@@ -176,6 +176,19 @@ def _is_garbled(spoken: Sequence[str], functional: float, symbols: int, length: 
     stutter = len(spoken) >= 8 and len(set(spoken)) / len(spoken) < 0.4
     lengthy = max(map(len, spoken)) > 28
     return symbols > 0.15 * length or salad > 0.3 or stutter or lengthy
+
+
+@cache
+def _known_pairs() -> frozenset[tuple[str, ...]]:
+    text = files("heartloop.simusers").joinpath("lexicon/en.pairs.txt").read_text(encoding="utf-8")
+    return frozenset(tuple(line.split()) for line in text.splitlines())
+
+
+def _is_salad(reply: str) -> bool:
+    """Function words in orders nobody uses: words shuffled, sorted or strung together."""
+    found = function_pairs(reply)
+    strange = sum(pair not in _known_pairs() for pair in found)
+    return len(found) >= 3 and strange > 0.3 * len(found)
 
 
 def _is_list(tokens: Sequence[str], n: int) -> bool:

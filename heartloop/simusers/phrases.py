@@ -52,6 +52,16 @@ def words(text: str) -> list[str]:
     return tokens
 
 
+def function_pairs(text: str) -> list[tuple[str, str]]:
+    """The neighbouring words of which both are function words."""
+    tokens = words(text)
+    return [
+        (a, b)
+        for a, b in zip(tokens, tokens[1:], strict=False)
+        if a in STOPWORDS and b in STOPWORDS
+    ]
+
+
 def content(tokens: Iterable[str]) -> frozenset[str]:
     """The stems of the words that carry content."""
     return frozenset(stem(t) for t in tokens if len(t) > 2 and t not in STOPWORDS)

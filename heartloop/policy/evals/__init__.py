@@ -1,0 +1,1 @@
+"""How good a policy is, whether it can be gamed, and what a training run did."""
