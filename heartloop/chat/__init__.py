@@ -1,0 +1,1 @@
+"""The terminal client: a human as the policy's partner. Empty for now; `heartloop play` shows dialogues."""
