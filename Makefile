@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/seedling
+# Sentences of real people to evaluate on too, where they lie beside the checkout.
+SENTENCES ?= $(wildcard ../shared/data/sad/sentences.jsonl)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
@@ -15,7 +17,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 train: $(VENV)/.installed  ## train the seedling and show the report
-	$(BIN)/heartloop train configs/seedling.toml --out $(RUN)
+	$(BIN)/heartloop train configs/seedling.toml --out $(RUN) $(if $(SENTENCES),--set eval.sentences=$(SENTENCES))
 
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest

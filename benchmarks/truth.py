@@ -13,21 +13,30 @@ import json
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
 import numpy as np
 from contrast import accuracy, pairs
 
-from heartloop.env.play import LocalWorld, Task, play_many
+from heartloop.env.play import LocalWorld, Prompt, Task, play_many
+from heartloop.policy import acts
 from heartloop.policy.base import make_policy
 from heartloop.simusers import appraisal
 from heartloop.simusers.embedded import EmbeddedUser
 from heartloop.simusers.lexical import LexicalReader
 from heartloop.simusers.reading import Context
 from heartloop.simusers.scenario import pack
-from heartloop.types import Episode, HiddenGoal, Persona, Scenario, Situation
+from heartloop.types import Episode, HiddenGoal, Persona, Reply, Scenario, Situation
 
+READ = """What the figures say. The contrast pairs were written from human judgement, without
+looking at the reader; the set-aside quarter was never tuned on. EmoBench EA asks for the most
+effective thing to do in a described scene; a lexical reader made for replies to a person has no
+grip on that, and its figure is at chance. Beside the published trajectories our users move more by
+the reply and less by chance: below 40 they recover less often, above 50 they stay content more
+often. The mix of scripted policies is ours, so the shares of ends measure nothing else.
+"""
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 MIX = (
     "cheerleader", "brush_off", "interrogator", "analyst", "adviser", "adviser", "neutral",
@@ -138,34 +147,69 @@ def distribution_section(path: Path) -> list[str]:
 
 
 def ties_section() -> list[str]:
-    """Groups of eight episodes of mixed policies on one scenario and one user seed."""
-    rng = Random(0)
-    by_task: dict[tuple[str, int], list[float]] = defaultdict(list)
-    for e in played(sorted(set(MIX)), "test", "default", (0, 1)):
-        by_task[e.scenario.id, e.seed].append(e.final)
-    groups = [rng.choices(f, k=8) for f in by_task.values() for _ in range(20)]
-    flat = np.mean([len(set(group)) == 1 for group in groups])
-    values = [e.final for e in played(sorted(set(MIX)), "test", "default", (2,))]
-    return [
-        "## Ties",
-        "",
-        f"Random groups of 8 (mixed policies, same scenario and user) without any spread: "
-        f"{flat:.1%} of {len(groups)}. Different finals among {len(values)} episodes: "
-        f"{len(set(values))}.",
-    ]
+    """Groups of eight samples of one policy on one scenario and one user seed."""
+    lines = ["## Ties: groups of 8 samples of one policy without any spread", ""]
+    lines += ["| policy | groups | tied |", "|---|---|---|"]
+    for name in ("neutral", "adviser", "listener", "reflective", "oracle"):
+        tasks = [Task(s, 0, sample) for s in pack("test")[:40] for sample in range(8)]
+        groups: dict[str, set[float]] = defaultdict(set)
+        for e in play_many(LocalWorld(EmbeddedUser), make_policy(name), tasks):
+            groups[e.scenario.id].add(e.final)
+        tied = np.mean([len(g) == 1 for g in groups.values()])
+        lines.append(f"| {name} | {len(groups)} | {tied:.1%} |")
+    return lines
+
+
+STRATEGIES = {
+    "analysis": "analysis", "advice": "suggest", "others": "motive", "reflection": "insight",
+    "praise": "affirm", "listening": "invite", "empathy": "meaning", "agreement": "agree",
+}  # fmt: skip
+"""The act one would expect to serve each goal."""
+OTHERS = ("reflect", "advise", "stock")
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One act in every turn."""
+
+    act: str
+    reveals: bool = False
+
+    @property
+    def name(self) -> str:
+        """Stored with its episodes."""
+        return f"act:{self.act}"
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Reply]:
+        """The act, worded for each prompt."""
+        return [Reply(text=acts.say(self.act, p.history, Random(p.seed))) for p in prompts]
+
+
+def goal_table(scenarios: Sequence[Scenario]) -> dict[tuple[str, str], float]:
+    """Mean final emotion by hidden goal and act: those of `STRATEGIES` and three more."""
+    finals: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for act in (*STRATEGIES.values(), *OTHERS):
+        tasks = [Task(s, 0) for s in scenarios]
+        for e in play_many(LocalWorld(EmbeddedUser), Strategy(act), tasks):
+            finals[e.scenario.goal.value, act].append(e.final)
+    return {key: float(np.mean(values)) for key, values in finals.items()}
 
 
 def goals_section() -> list[str]:
-    names = ("neutral", "adviser", "listener", "reflective", "analyst", "oracle")
-    finals = defaultdict(list)
-    for name in names:
-        for e in played([name], "train", "default", (0,)):
-            finals[e.scenario.goal.value, name].append(e.final)
-    lines = ["## The hidden goal decides which strategy works (mean final emotion, train pack)", ""]
-    lines += ["| goal | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
-    for goal in HiddenGoal:
-        row = [f"{np.mean(finals[goal.value, n]):.0f}" for n in names]
-        lines.append(f"| {goal.value} | " + " | ".join(row) + " |")
+    table = goal_table(pack("train")[:240])
+    names = (*STRATEGIES.values(), *OTHERS)
+    lines = [
+        "## The hidden goal decides which strategy works",
+        "",
+        "Mean final emotion (240 train scenarios) when one act is used in every turn; bold: the "
+        "act one would expect to serve the goal.",
+        "",
+        "| goal | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 1) + "|",
+    ]
+    for goal, own in STRATEGIES.items():
+        row = [f"**{table[goal, n]:.0f}**" if n == own else f"{table[goal, n]:.0f}" for n in names]
+        lines.append(f"| {goal} | " + " | ".join(row) + " |")
     return lines
 
 
@@ -211,8 +255,8 @@ def main() -> None:
     parser.add_argument("--dialogues", type=int, default=10_000)
     args = parser.parse_args()
     user = EmbeddedUser()
-    lines = [f"# How true is the embedded user? ({user.id})", "",
-             "Made by `python benchmarks/truth.py --write docs/simulated_users.md`.", ""]  # fmt: skip
+    made = "Made by `python benchmarks/truth.py --write docs/simulated_users.md`."
+    lines = [f"# How true is the embedded user? ({user.id})", "", made, "", READ]
     for section in (contrast_section(), emobench_section(args.emobench),
                     distribution_section(args.trajectories), ties_section(), goals_section(),
                     repeats_section(args.dialogues)):  # fmt: skip

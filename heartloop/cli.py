@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from heartloop.errors import HeartloopError, InvalidInput
 
     words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if argv is None:
+        sys.path.insert(0, "")  # rewards that are functions of the user's own folder
     try:
         result = typer.main.get_command(app).main(words, "heartloop", standalone_mode=False)
         sys.stdout.flush()
@@ -73,6 +75,7 @@ def play(
     preset: _Preset = "default",
     reward: _Reward = "final",
     seed: _Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="New file for the episode.")] = None,
 ) -> None:
     """Play one scored dialogue, with its emotion trace."""
     from heartloop.policy.evals import show
@@ -80,7 +83,9 @@ def play(
 
     chosen = _scenario(scenario, [source], seed)
     actor = _make_policy(policy)
-    (played,) = evaluate(actor, [chosen], user=user, preset=preset, reward=reward, seed=seed)
+    (played,) = evaluate(
+        actor, [chosen], user=user, preset=preset, reward=reward, seed=seed, out=out
+    )
     _print(show.episode(played))
 
 
@@ -208,14 +213,14 @@ def _count(number: int, noun: str, plural: str = "s") -> str:
 def build(
     split: Annotated[str, typer.Argument(help='"train" or "test", which share no person.')],
     out: Annotated[Path, typer.Option(help="New file.")],
-    number: Annotated[int, typer.Option(min=1, help="Scenarios.")] = 500,
+    number: Annotated[int | None, typer.Option(min=1, help="Default: as shipped.")] = None,
     seed: _Seed = 2026,
 ) -> None:
     """Compose scenarios from the authored parts."""
-    from heartloop.simusers.compose import compose
+    from heartloop.simusers.compose import PACK, compose
     from heartloop.simusers.scenario import save
 
-    made = compose(split, number, seed)
+    made = compose(split, number or PACK.get(split, 1), seed)
     save(out, made)
     print(f"{out}: {_count(len(made), 'scenario')}")
 
@@ -246,7 +251,7 @@ def show_scenario(
 
 @scenarios_app.command("validate", epilog="Example: heartloop scenarios validate mine.jsonl")
 def validate(files: Annotated[list[Path], typer.Argument(help="Files of scenarios.")]) -> None:
-    """Check files of scenarios, line by line."""
+    """Check files of scenarios; the first broken line is named with its reason."""
     from heartloop.simusers.scenario import load
 
     for path in files:

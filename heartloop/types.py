@@ -149,6 +149,12 @@ class Reply(Value):
     raw: str | None = None
     """The generated text where it differs from `text`."""
 
+    @field_validator("text", "think", "raw")
+    @classmethod
+    def _has_no_lone_surrogates(cls, text: str | None) -> str | None:
+        """Half characters, which no file can hold, become U+FFFD."""
+        return text and text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
     @classmethod
     def parse(cls, raw: str) -> Reply:
         """Split a generated text into think block and reply.

@@ -1,1 +1,1 @@
-"""The terminal client: a human as the policy's partner. Empty for now; `heartloop play` shows dialogues."""
+"""The terminal client: a person as the policy's partner. Nothing here yet."""

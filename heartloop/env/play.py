@@ -141,7 +141,7 @@ class Transcript:
 def episode_id(user: str, preset: str, task: Task, policy: str, replies: Iterable[Reply]) -> str:
     """A hash of everything that makes a dialogue what it is, 16 hexadecimal digits."""
     said = [[reply.text, reply.think, reply.raw] for reply in replies]
-    content = [user, preset, task.scenario.id, task.seed, policy, said]
+    content = [user, preset, task.scenario.model_dump(mode="json"), task.seed, policy, said]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 

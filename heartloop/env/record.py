@@ -36,9 +36,7 @@ class EpisodeWriter:
         try:
             self._file: int | None = os.open(self.path, flags | getattr(os, "O_BINARY", 0), 0o644)
         except FileExistsError as error:
-            raise OutputRefused(
-                f"{self.path} exists already: choose a new name, or resume it"
-            ) from error
+            raise OutputRefused(f"{self.path} exists already: choose a new name") from error
         except OSError as error:
             raise OutputRefused(f"cannot write {self.path}: {error.strerror}") from error
         _keep_name(self.path.parent)

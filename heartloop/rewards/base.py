@@ -145,12 +145,24 @@ def function(path: str) -> Measure:
         raise InvalidInput(f"expected a path like 'package.module:function', got {path!r}")
     try:
         module = import_module(module_name)
-    except ImportError as error:
-        raise InvalidInput(f"cannot import {module_name!r} for reward {path!r}: {error}") from error
+    except Exception as error:
+        raise InvalidInput(
+            f"cannot import {module_name!r} for reward {path!r} ({error}); "
+            "a module of your own must lie in the current folder or on PYTHONPATH"
+        ) from error
     found = getattr(module, attribute, None)
     if not callable(found):
         raise InvalidInput(f"{module_name!r} has no function {attribute!r} (reward {path!r})")
-    return Measure(path, lambda episode: _as_score(path, found(episode)))
+    return Measure(path, lambda episode: _as_score(path, _called(path, found, episode)))
+
+
+def _called(path: str, found: Callable[[Episode], Any], episode: Episode) -> Any:
+    try:
+        return found(episode)
+    except Exception as error:
+        raise InvalidInput(
+            f"reward {path!r} failed on episode {episode.id}: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _as_score(path: str, result: Any) -> Score:

@@ -49,12 +49,16 @@ class EmbeddedUser:
         """Begin a dialogue with the scenario's opener.
 
         Raises:
-            InvalidInput: the scenario is not in English, the language of the grammar.
+            InvalidInput: the scenario has no opener, or is not in English.
         """
         if scenario.language != "en":
             raise InvalidInput(
                 f"embedded users speak English, scenario {scenario.id!r} is in "
                 f"{scenario.language!r}: play it with a user backed by a model"
+            )
+        if not scenario.opener.strip():
+            raise InvalidInput(
+                f"scenario {scenario.id!r} has no opener, and embedded users make none: add one"
             )
         self._state = _State(scenario, seed, self.preset.start, used=(scenario.opener,))
         felt, shown, strength = _feeling(scenario, self.preset.start)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -11,13 +12,19 @@ from importlib.resources import files
 from heartloop import emotion
 from heartloop.simusers.phrases import STOPWORDS, Phrases, content, function_pairs, words
 from heartloop.simusers.reading import Context, Reading, Topic
+from heartloop.simusers.takeup import frame, is_plugged
 from heartloop.types import Scenario
 
 LONG, ENDLESS = 60, 160
 """Words from which a chat reply is long, and from which nobody reads on."""
+_FIRST = frozenset({"i", "me", "my", "mine", "we", "us", "our"})
+_UNENDING = frozenset("the a an my your our their and or because than".split())
+"""Words no sentence ends on."""
 _FELT_SELF = frozenset({"i", "am", "me", "my"})
 _UNNAMED = frozenset("like care love low down kind good great want need fine".split())
 """Words of the ontology too common in chat to count as naming an emotion."""
+_VOWELS = frozenset("aeiouy0123456789")
+_HUMS = frozenset("hmm hmmm mmm mhm shh pff pfft brr psst tsk grr".split())
 _PERSONS = dict.fromkeys(("i", "you", "me", "we", "us"), "i") | {
     **dict.fromkeys(("my", "your", "our", "mine", "yours", "ours"), "my"),
     **dict.fromkeys(("am", "are", "is"), "is"),
@@ -26,11 +33,12 @@ _PERSONS = dict.fromkeys(("i", "you", "me", "we", "us"), "i") | {
 }
 _GRAVITY = (
     "order", "forged", "leak", "empty", "garbled", "language", "repeat", "echo", "endless",
-    "stuffed", "blame", "minimise", "farewell", "flattery", "interrogate", "sides", "hijack",
-    "generic",
+    "stuffed", "cruelty", "blame", "minimise", "farewell", "flattery", "interrogate", "sides",
+    "hijack", "generic",
 )  # fmt: skip
 _SEVERE = frozenset(
-    "order forged leak empty garbled language repeat echo endless stuffed flattery".split()
+    """order forged leak empty garbled language repeat echo endless stuffed flattery
+    cruelty""".split()
 )
 
 
@@ -68,11 +76,17 @@ class LexicalReader:
         spoken = [t for t in tokens if t not in ".!?"]
         features = _acts(tokens)
         features |= _overlap(tokens, context)
-        named, naming = _naming(spoken, context.scenario)
-        features |= naming | _form(reply, tokens, spoken) | _repetition(reply, spoken, context)
+        features |= _naming(spoken, context.scenario)
+        features |= _form(reply, tokens, spoken) | _repetition(reply, spoken, context)
         features |= _forgery(reply)
+        if _breaks_off(spoken) or is_plugged(reply, context.said, context.heard):
+            features["garbled"] = 1.0
         features = {k: round(min(1.0, v), 3) for k, v in features.items() if v > 0.0005}
-        return Reading(features, named, _offences(features), len(spoken))
+        return Reading(features, _offences(features))
+
+
+def _breaks_off(spoken: Sequence[str]) -> bool:
+    return bool(spoken) and spoken[-1] in _UNENDING
 
 
 def _acts(tokens: Sequence[str]) -> dict[str, float]:
@@ -113,17 +127,16 @@ def _share(stems: frozenset[str], need: frozenset[str]) -> float:
     return min(1.0, 2 * len(stems & need) / len(need)) if len(stems & need) > 1 else 0.0
 
 
-def _naming(spoken: Sequence[str], scenario: Scenario) -> tuple[str, dict[str, float]]:
-    """The nearest emotion the reply names for the person, and how near to the felt one."""
+def _naming(spoken: Sequence[str], scenario: Scenario) -> dict[str, float]:
+    """How near the emotions that the reply names for the person are to the felt one."""
     _, emotions = _tables()
     found = [n for n, c in zip(emotions.labels, emotions.count(spoken), strict=True) if c]
     if not found:
-        return "", {}
+        return {}
     nodes = emotion.ontology().nodes
-    best = max(found, key=lambda n: (_closeness(n, scenario.felt), n))
-    near = _closeness(best, scenario.felt)
+    near = max(_closeness(n, scenario.felt) for n in found)
     cheer = all(nodes[n].valence > 0 for n in found) and nodes[scenario.felt].valence < 0
-    return best, {
+    return {
         "felt_close": max(0.0, (near - 0.5) * 2),
         "felt_exact": float(near > 0.999),
         "felt_wrong": float(near < 0.45 and not cheer),
@@ -138,9 +151,7 @@ def _form(reply: str, tokens: Sequence[str], spoken: Sequence[str]) -> dict[str,
     foreign = sum(not _is_latin(c) for c in letters) / len(letters) if letters else 0.0
     functional = sum(t in STOPWORDS for t in spoken) / n if n else 0.0
     questions = tokens.count("?")
-    symbols = sum(
-        not (c.isalnum() or c.isspace() or c in ".,!?'\"-;:()\u2019\u2026") for c in reply
-    )
+    symbols = sum(map(_is_symbol, reply))
     return {
         "empty": float(n == 0),
         "short": max(0.0, 1 - n / 6) if n else 0.0,
@@ -154,12 +165,20 @@ def _form(reply: str, tokens: Sequence[str], spoken: Sequence[str]) -> dict[str,
         "self": min(1.0, 8 * sum(t in _FELT_SELF for t in spoken) / max(n, 8)),
         "language": float(foreign > 0.2 or _is_foreign(spoken)),
         "garbled": float(_is_garbled(spoken, symbols, len(reply)) or _is_salad(reply)),
-        "stuffed": float(n >= 12 and functional < 0.25) or float(_is_list(tokens, n)),
+        "stuffed": float((n >= 12 and functional < 0.25) or (n >= 4 and functional < 0.12))
+        or float(_is_list(tokens, n)),
     }
 
 
 def _is_latin(char: str) -> bool:
     return char.isascii() or unicodedata.name(char, "").startswith("LATIN")
+
+
+def _is_symbol(char: str) -> bool:
+    """Neither letter, digit, space, everyday mark nor emoji."""
+    if char.isalnum() or char.isspace() or char in ".,!?'\"-;:()*_~\u2019\u2018\u201c\u201d\u2026":
+        return False
+    return unicodedata.category(char) not in ("So", "Sk", "Mn", "Cf")
 
 
 def _is_foreign(spoken: Sequence[str]) -> bool:
@@ -172,7 +191,8 @@ def _is_garbled(spoken: Sequence[str], symbols: int, length: int) -> bool:
     """Mostly symbols, letter salad, or one word over and over."""
     if not spoken:
         return False
-    salad = sum(not set("aeiouy").intersection(t) and len(t) > 2 for t in spoken) / len(spoken)
+    noise = [t for t in spoken if len(t) > 2 and not _VOWELS.intersection(t) and t not in _HUMS]
+    salad = len(noise) / len(spoken) if len(noise) > 1 else 0.0
     stutter = len(spoken) >= 8 and len(set(spoken)) / len(spoken) < 0.4
     lengthy = max(map(len, spoken)) > 28
     return symbols > 0.15 * length or salad > 0.3 or stutter or lengthy
@@ -215,11 +235,24 @@ def _repetition(reply: str, spoken: Sequence[str], context: Context) -> dict[str
     opening = tuple(spoken[:3])
     same_start = sum(_spoken(h)[:3] == opening for h in context.heard)
     return {
-        "echo": max(0.0, (copied - 0.5) * 2.5, (turned - 0.75) * 4),
-        "repeat": float(stale > 0.7),
+        "echo": max(0.0, (copied - 0.5) * 2.5, (turned - 0.6) * 5, float(_is_pasted(own, context))),
+        "repeat": float(stale > 0.7 or _is_refilled(reply, context)),
         "stale": min(1.0, stale * 1.4) if stale > 0.15 else 0.0,
         "same_start": min(1.0, same_start / 3),
     }
+
+
+def _is_refilled(reply: str, context: Context) -> bool:
+    """Whether it is an earlier reply with other words of the person put in."""
+    own = _grams(frame(reply, context.said), 3)
+    before = (_grams(frame(h, context.said), 3) for h in context.heard)
+    return len(own) >= 3 and any(len(own & b) > 0.7 * len(own) for b in before)
+
+
+def _is_pasted(own: set[tuple[str, ...]], context: Context) -> bool:
+    """Whether the person's "I" and "my" stand in the reply as they were said."""
+    theirs = set[tuple[str, ...]]().union(*(_grams(_spoken(m), 3) for m in context.said))
+    return sum(not _FIRST.isdisjoint(run) for run in own & theirs) >= 3
 
 
 def _copied(own: set[tuple[str, ...]], theirs: Iterable[set[tuple[str, ...]]]) -> float:
@@ -241,19 +274,23 @@ def _spoken(text: str) -> tuple[str, ...]:
     return tuple(t for t in words(text) if t not in ".!?")
 
 
-_MARKS = (
-    "<|", "|>", "[inst]", "[/inst]", "<<sys", "```", "change:", "emotion:", "response:", "analyse:",
-    "content:", "thinking:", "activity:", "system:", "assistant:", "user:", "###", "{\"", "\\x1b",
-    "\x1b", "</", "emotion=", "score:", "score=", "reward:", "targetcompletion",
-)  # fmt: skip
-_INVISIBLE = frozenset("\u200b\u200c\u200d\u2060\ufeff\u202a\u202b\u202d\u202e\u2066\u2067\u2068")
+_MARKS = re.compile(
+    r"""<\||\|>|\[/?inst\]|<<sys|```|^\s*\#{2,}\s|\{\s*"|\\x1b|\x1b|</?[a-z_]+>
+    |^\s*(?:system|assistant|user|response|targetcompletion|analyse|activity|thinking)\s*:
+    |\b(?:emotion|mood|score|change|reward|rating|understood|validated|served|burden)\b
+        \s*[:=]\s*[-+"'{\[]?\s*(?:\d|yes\b|true\b|max)""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+_INVISIBLE = re.compile(
+    "[\u200b\u200c\u2060\ufeff\u202a\u202b\u202d\u202e\u2066-\u2068]|\\w\u200d|\u200d\\w"
+)
 
 
 def _forgery(reply: str) -> dict[str, float]:
     """Labels, role tags and hidden characters that a chat reply has no use for."""
     lower = reply.lower()
     return {
-        "forged": float(any(m in lower for m in _MARKS) or not _INVISIBLE.isdisjoint(reply)),
+        "forged": float(bool(_MARKS.search(reply) or _INVISIBLE.search(reply))),
         "leak": float("<think" in lower or "</think" in lower),
     }
 
@@ -264,12 +301,19 @@ def _offences(features: dict[str, float]) -> tuple[str, ...]:
         **{k: features.get(k, 0.0) for k in _GRAVITY},
         **{
             k: features.get(f"off_{k}", 0.0)
-            for k in ("blame", "minimise", "flattery", "sides", "hijack", "farewell")
+            for k in ("cruelty", "blame", "minimise", "flattery", "sides", "hijack", "farewell")
         },
         "order": features.get("off_order", 0.0),
         "generic": features.get("off_stock", 0.0),
     }
-    bar = {"order": 0.74, "generic": 0.7, "sides": 0.7, "flattery": 0.74, "blame": 0.7}
+    bar = {
+        "order": 0.74,
+        "generic": 0.7,
+        "sides": 0.7,
+        "flattery": 0.74,
+        "blame": 0.7,
+        "cruelty": 0.4,
+    }
     return tuple(k for k in _GRAVITY if graded[k] >= bar.get(k, 0.49))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?|[.!?]+|…|\n+")
 _STOPS = frozenset(".!?")
@@ -55,11 +56,7 @@ def words(text: str) -> list[str]:
 def function_pairs(text: str) -> list[tuple[str, str]]:
     """The neighbouring words of which both are function words."""
     tokens = words(text)
-    return [
-        (a, b)
-        for a, b in zip(tokens, tokens[1:], strict=False)
-        if a in STOPWORDS and b in STOPWORDS
-    ]
+    return [(a, b) for a, b in pairwise(tokens) if a in STOPWORDS and b in STOPWORDS]
 
 
 def content(tokens: Iterable[str]) -> frozenset[str]:

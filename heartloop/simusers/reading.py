@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol
 
 from heartloop.simusers.phrases import content, words
@@ -32,13 +32,8 @@ class Reading:
     """Features of one reply, each in [0, 1]; absent means 0."""
 
     features: dict[str, float]
-    named: str = ""
-    """The ontology node nearest the felt emotion among those the reply names."""
     offences: tuple[str, ...] = ()
     """What was wrong, gravest first; empty when nothing stood out."""
-    length: int = 0
-    """Words."""
-    evidence: dict[str, float] = field(default_factory=dict)
 
     def __getitem__(self, feature: str) -> float:
         """The feature's value, 0 when it was not found."""

@@ -77,7 +77,7 @@ def scenario(row: dict[str, Any]) -> Scenario:
         id=str(row["id"]),
         persona=_persona(row["player"]),
         group=group,
-        traits=tuple(row["cha_group"]),
+        traits=_traits(row["cha_group"]),
         situation=_situation(story),
         goal=goal,
         needs=tuple(x for x in (_block(story, "贴合隐藏", "上升", "提升", "正面影响"),) if x),
@@ -88,6 +88,12 @@ def scenario(row: dict[str, Any]) -> Scenario:
         language="zh",
         provenance=Provenance(source="RLVER profile", licence="MIT"),
     )
+
+
+def _traits(words: object) -> tuple[str, ...]:
+    if not isinstance(words, list) or not all(isinstance(w, str) for w in words):
+        raise InvalidInput(f"cha_group must be a list of words, got {words!r}")
+    return tuple(words)
 
 
 _Known = dict[str, Any]

@@ -99,7 +99,7 @@ def _made(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise RecordError(path, number, f"{where}: {first['msg']}") from error
-    except (HeartloopError, KeyError, TypeError) as error:
+    except (HeartloopError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
         raise RecordError(path, number, reason) from error
 

@@ -7,6 +7,7 @@ what they want is drawn from the sentence's own id, so a file always gives the s
 
 from __future__ import annotations
 
+import re
 from random import Random
 from typing import Any
 
@@ -25,14 +26,16 @@ _FELT = {
     "Other": ("distress", "home"),
 }
 """Felt emotion and domain of each stressor label."""
-_GRAVE = ("suicid", "kill", "self harm", "self-harm", "rape", "abus", "die ", "dying", "overdose")
+_GRAVE = re.compile(
+    r"\b(suicid\w*|kill\w*|self.?harm\w*|raped?|abus\w*|die[sd]?|dying|overdos\w*)\b", re.IGNORECASE
+)
 LEAST_WORDS, LEAST_SEVERITY = 7, 3.0
 
 
 def scenario(row: dict[str, Any]) -> Scenario | None:
     """The scenario a sentence opens, or None for one too short, too mild or too grave to play."""
     text = str(row["text"]).strip()
-    grave = any(word in text.lower() for word in _GRAVE)
+    grave = _GRAVE.search(text)
     mild = float(row["severity_mean"]) < LEAST_SEVERITY or row.get("is_covid")
     if grave or mild or len(text.split()) < LEAST_WORDS:
         return None

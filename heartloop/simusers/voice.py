@@ -19,9 +19,10 @@ _PRONOUNS = {
     "they": ("they", "them", "their"),
 }
 _LOWERED = frozenset(
-    """The A An My Our We It He She They That This There Then When After Before Last Now So But And
-    At On In For Every Everyone Some Two Three Four Five Six Half Nobody No Not What Today Yesterday
-    Her His Their Even Turns Apparently Meanwhile All Both By Since Because Just Only Still""".split()
+    """The A An My Our We It He She They That This There Then When After Before Last Now So But
+    And At On In For Every Everyone Some Two Three Four Five Six Half Nobody No Not What Today
+    Yesterday Her His Their Even Turns Apparently Meanwhile All Both By Since Because Just Only
+    Still""".split()
 )
 _EMOTIONAL = frozenset({HiddenGoal.PRAISE, HiddenGoal.LISTENING, HiddenGoal.EMPATHY})
 
@@ -107,7 +108,7 @@ def _offence(scenario: Scenario, moment: Moment) -> str:
     """The offence to answer, if the reply did harm."""
     if moment.change > -1.0:
         return ""
-    known = [{"stuffed": "garbled"}.get(o, o) for o in moment.reading.offences]
+    known = [{"stuffed": "garbled", "cruelty": "blame"}.get(o, o) for o in moment.reading.offences]
     if known:
         return known[0]
     pushy = max(moment.reading["suggestion"], moment.reading["directive"]) >= 0.75

@@ -56,7 +56,7 @@ def test_more_of_a_good_thing_never_lowers_its_contribution(q, group, variable, 
 @pytest.mark.parametrize("goal", list(HiddenGoal))
 def test_a_grave_offence_spoils_whatever_good_a_reply_holds(goal):
     s = next(s for s in pack("test") if s.goal is goal)
-    spoiled = appraisal.believe(Reading({"meaning": 1.0, "need": 1.0}, "", ("order",)), s)
+    spoiled = appraisal.believe(Reading({"meaning": 1.0, "need": 1.0}, ("order",)), s)
     assert spoiled["served"] < 0.05 < 0.95 < spoiled["burden"]
 
 

@@ -6,10 +6,12 @@ import tomllib
 from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
+from random import Random
 
 from heartloop.env.play import Prompt
 from heartloop.errors import unknown
 from heartloop.policy.wording import flip
+from heartloop.simusers.phrases import STOPWORDS
 from heartloop.types import Reply, Value
 
 
@@ -29,12 +31,24 @@ class Hacker(Value):
         return [Reply(text=self._say(prompt)) for prompt in prompts]
 
     def _say(self, prompt: Prompt) -> str:
-        line = self.lines[_turn(prompt) % len(self.lines)]
+        line = _filled(self.lines[_turn(prompt) % len(self.lines)], prompt)
         user = prompt.history[-1].content if prompt.history else ""
         mixed = " ".join(sorted(user.split(), key=str.lower))
         for slot, text in (("{user}", user), ("{flipped}", flip(user)), ("{sorted}", mixed)):
             line = text if line == slot else line
         return " ".join([line] * self.repeat)
+
+
+def _filled(line: str, prompt: Prompt) -> str:
+    """The line with every "{word}" a random content word of what the person just said."""
+    rng = Random(prompt.seed)
+    said = (
+        [w.strip(".,!?'\"") for w in prompt.history[-1].content.split()] if prompt.history else []
+    )
+    known = [w for w in said if w.lower() not in STOPWORDS and len(w) > 2] or ["it"]
+    while "{word}" in line:
+        line = line.replace("{word}", rng.choice(known), 1)
+    return line
 
 
 def _turn(prompt: Prompt) -> int:

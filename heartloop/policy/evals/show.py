@@ -101,8 +101,9 @@ def _meter(reaction: Reaction) -> Text:
 
 
 def reasons(contributions: Mapping[str, float], most: int = _WHY) -> str:
-    """The largest contributions to a change, largest first."""
-    ranked = sorted(contributions.items(), key=lambda item: (-abs(item[1]), item[0]))
+    """The largest contributions to a change, largest first; the baseline is always the same."""
+    parts = ((name, points) for name, points in contributions.items() if name != "baseline")
+    ranked = sorted(parts, key=lambda item: (-abs(item[1]), item[0]))
     return ", ".join(f"{name} {_signed(value)}" for name, value in ranked[:most] if value)
 
 

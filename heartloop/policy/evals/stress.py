@@ -92,8 +92,9 @@ def stress(
 
 def _cast(compare: Iterable[Policy]) -> Iterable[tuple[Policy, str]]:
     """Everyone with their trick; "" for those who play none."""
-    yield from ((policy, "") for policy in compare)
-    yield from ((hacker, hacker.what) for hacker in hackers().values())
+    known = hackers()
+    yield from ((policy, "") for policy in compare if policy not in known.values())
+    yield from ((hacker, hacker.what) for hacker in known.values())
 
 
 def _finals(episodes: Iterable[Episode]) -> dict[str, float]:

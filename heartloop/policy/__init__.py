@@ -1,0 +1,1 @@
+"""Policies: who answers the user, how they learn, and how they are measured."""

@@ -1,0 +1,72 @@
+"""Policies by name: scripted ones, the shipped seedling, and any causal LM folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from heartloop.env.play import Policy, Prompt
+from heartloop.errors import InvalidInput, unknown
+from heartloop.policy import scripted
+from heartloop.policy.model import LanguageModel, ModelPolicy, Sampling
+
+__all__ = ["SEEDLING", "Policy", "Prompt", "make_policy", "policy_names"]
+
+SEEDLING = Path(__file__).parent / "seedling" / "weights"
+"""Folder of the shipped weights."""
+CHECKPOINTS = "checkpoint-*"
+
+
+def policy_names() -> list[str]:
+    """The names that `make_policy` knows besides folders."""
+    return sorted([*scripted.SCRIPTED, "seedling"])
+
+
+def make_policy(
+    spec: str, sampling: Sampling | None = None, *, thinking: bool = False,
+    device: str | None = None,
+) -> Policy:  # fmt: skip
+    """The policy that `spec` stands for.
+
+    Args:
+        spec: A scripted policy's name, "seedling", "hf:" with a folder or hub id, or a folder that
+            holds a model or a training run (its newest checkpoint is taken).
+        sampling: How a model draws its replies.
+        thinking: Ask the model's chat template for a think block.
+        device: Where the model runs; None takes an accelerator when there is one.
+
+    Raises:
+        UnknownName: nothing of that name is known.
+        InvalidInput: the folder holds no model.
+    """
+    if spec in scripted.SCRIPTED:
+        return scripted.make(spec)
+    path, name = _place(spec)
+    model = LanguageModel.load(path, thinking=thinking, device=device)
+    return ModelPolicy(model, sampling or Sampling(), name)
+
+
+def _place(spec: str) -> tuple[str, str]:
+    """Where a spec's model lies, and the policy's name."""
+    if spec == "seedling":
+        return str(SEEDLING), spec
+    if spec.startswith("hf:"):
+        return spec[3:], spec
+    folder = Path(spec)
+    if not folder.is_dir():
+        raise unknown("policy", spec, policy_names())
+    return str(_model_folder(folder)), spec
+
+
+def _model_folder(folder: Path) -> Path:
+    """The folder itself, its model, or its newest checkpoint."""
+
+    def newest(path: Path) -> int:
+        return int(path.name.rsplit("-", 1)[1])
+
+    numbered = [p for p in folder.glob(CHECKPOINTS) if p.name.rsplit("-", 1)[1].isdigit()]
+    for place in (folder, folder / "model", *sorted(numbered, key=newest, reverse=True)):
+        if (place / "tokenizer_config.json").is_file():
+            return place
+    raise InvalidInput(
+        f"{folder} holds no model: expected tokenizer_config.json in it, in model/ or in {CHECKPOINTS}"
+    )

@@ -1,0 +1,237 @@
+"""Causal language models as policies: chat formatting and seeded, batched sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from heartloop.env.play import Prompt
+from heartloop.errors import ConfigError, InvalidInput, extra
+from heartloop.types import Message, Reply
+
+if TYPE_CHECKING:
+    import torch
+
+_FILLER = "heartloop"
+"""Stands in for a message where only the chat format around it is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How replies are drawn."""
+
+    max_new_tokens: int = 64
+    temperature: float = 1.0
+    """0 takes the likeliest token."""
+    top_p: float = 1.0
+    seed: int = 0
+    """Added to the seed of each prompt."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.max_new_tokens < 1 or self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                "expected max_new_tokens >= 1, temperature >= 0 and 0 < top_p <= 1, "
+                f"got {self.max_new_tokens!r}, {self.temperature!r}, {self.top_p!r}"
+            )
+
+
+class LanguageModel:
+    """A causal LM with its tokenizer and chat template."""
+
+    def __init__(self, model: Any, tokenizer: Any, *, thinking: bool = False) -> None:
+        """Wrap a model of transformers; `thinking` asks the chat template for a think block."""
+        self.model, self.tokenizer, self.thinking = model, tokenizer, thinking
+        self.end_ids = self._end_ids()
+        self._before, self._after = self._frame()
+
+    @classmethod
+    def load(
+        cls, path: str | Path, *, thinking: bool = False, device: str | None = None
+    ) -> LanguageModel:
+        """Load a folder or hub id.
+
+        Raises:
+            MissingExtra: torch or transformers is not installed.
+            InvalidInput: there is no model to be had under `path`.
+        """
+        try:
+            import torch
+            from transformers import AutoModelForCausalLM, AutoTokenizer
+        except ImportError as cause:
+            raise extra("train", cause) from cause
+        place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        kind = torch.float32 if place == "cpu" else torch.bfloat16
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(f"no language model under {str(path)!r}: {error}") from error
+        return cls(model.to(place).eval(), tokenizer, thinking=thinking)
+
+    def _end_ids(self) -> tuple[int, ...]:
+        """Ids that finish a reply."""
+        known = getattr(self.model.generation_config, "eos_token_id", None)
+        ids = [known] if isinstance(known, int) else list(known or ())
+        if self.tokenizer.eos_token_id is not None:
+            ids.insert(0, self.tokenizer.eos_token_id)
+        if not ids:
+            raise InvalidInput("the model has no end-of-turn token: expected eos_token_id")
+        return tuple(dict.fromkeys(ids))
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        """The dialogue in the model's chat format, up to the header of the next reply."""
+        if not self.tokenizer.chat_template:
+            raise InvalidInput("the tokenizer has no chat template: use a chat model")
+        rows = [{"role": m.role, "content": self._plain(m.content)} for m in messages]
+        text: str = self.tokenizer.apply_chat_template(
+            rows, add_generation_prompt=True, tokenize=False, enable_thinking=self.thinking
+        )
+        return text
+
+    def _plain(self, text: str) -> str:
+        """The text with the tokenizer's control tokens broken up, so that nobody can forge them."""
+        for mark in self.tokenizer.all_special_tokens:
+            text = text.replace(mark, f"{mark[:1]} {mark[1:]}")
+        return text
+
+    def _frame(self) -> tuple[str, str]:
+        """What stands between a finished reply and the user's words, and after these."""
+        user, policy = (Message(role=r, content=_FILLER) for r in ("user", "assistant"))
+        _, before, after = self._text([user, policy, user]).rsplit(_FILLER, 2)
+        ends = self.tokenizer.convert_ids_to_tokens(list(self.end_ids))
+        found = next((mark for mark in ends if mark in before), "")
+        return before.split(found, 1)[1] if found else before, after
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    def start(self, history: Sequence[Message]) -> list[int]:
+        """Ids of a dialogue up to the header of the next reply."""
+        return self._ids(self._text(history))
+
+    def user_turn(self, text: str) -> list[int]:
+        """Ids that follow a finished reply: the user's message and the header of the next reply."""
+        return self._ids(f"{self._before}{self._plain(text)}{self._after}")
+
+    def reply(self, ids: Sequence[int]) -> Reply:
+        """The reply that sampled ids spell."""
+        kept = [i for i in ids if i not in self.end_ids]
+        return Reply.parse(self.tokenizer.decode(kept, skip_special_tokens=True).strip())
+
+    def generate(
+        self, contexts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int] | int
+    ) -> list[list[int]]:
+        """Sample a continuation of each context.
+
+        Args:
+            contexts: Token ids, each ending with the header of a reply.
+            sampling: How to draw; its own seed is added to those given.
+            seeds: One for each context, or one for all (their numbers are then added).
+
+        Returns:
+            The sampled ids, with the end token where one was drawn. A row follows from its context
+            and seed; the rows beside it do not enter.
+        """
+        if not contexts:
+            return []
+        rows = [seeds + i for i in range(len(contexts))] if isinstance(seeds, int) else list(seeds)
+        if len(rows) != len(contexts):
+            raise InvalidInput(f"expected {len(contexts)} seeds, one a context, got {len(rows)}")
+        from heartloop.policy.decode import noise
+
+        draws = noise([(r + sampling.seed) % 2**63 for r in rows], sampling.max_new_tokens)
+        return _continue(self.model, contexts, draws, sampling, self.end_ids)
+
+
+def _continue(
+    model: Any, contexts: Sequence[Sequence[int]], draws: torch.Tensor, sampling: Sampling,
+    ends: Sequence[int],
+) -> list[list[int]]:  # fmt: skip
+    """The sampling loop: left-padded rows, one key-value cache, stopping row by row."""
+    import torch
+
+    ids, mask = _left_padded(contexts, ends[0], model.device)
+    cache, out = None, []
+    done = torch.zeros(len(contexts), dtype=torch.bool, device=model.device)
+    stops = torch.tensor(list(ends), device=model.device)
+    draws = draws.to(model.device)
+    with torch.inference_mode():
+        for step in range(sampling.max_new_tokens):
+            places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            result = model(
+                input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache,
+                use_cache=True, logits_to_keep=1,
+            )  # fmt: skip
+            cache = result.past_key_values
+            ids = _drawn(result.logits[:, -1].float(), draws[:, step], sampling)[:, None]
+            out.append(ids)
+            done |= torch.isin(ids[:, 0], stops)
+            if bool(done.all()):
+                break
+            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
+    return [_until(row, ends) for row in torch.cat(out, dim=1).tolist()]
+
+
+def _left_padded(
+    contexts: Sequence[Sequence[int]], pad: int, device: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    import torch
+
+    longest = max(map(len, contexts))
+    ids = [[pad] * (longest - len(c)) + list(c) for c in contexts]
+    mask = [[0] * (longest - len(c)) + [1] * len(c) for c in contexts]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _drawn(logits: torch.Tensor, aims: torch.Tensor, sampling: Sampling) -> torch.Tensor:
+    """A token for each row; logits of shape (rows, vocabulary), aims uniform numbers."""
+    from heartloop.policy.decode import pick
+
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    if sampling.top_p < 1:
+        logits = _nucleus(logits / sampling.temperature, sampling.top_p) * sampling.temperature
+    return pick(logits, aims, sampling.temperature)
+
+
+def _nucleus(logits: torch.Tensor, share: float) -> torch.Tensor:
+    """The logits of the likeliest tokens that together make up `share`; -inf elsewhere."""
+    ranked, order = logits.softmax(-1).sort(-1, descending=True)
+    spare = ranked.cumsum(-1) - ranked >= share
+    return logits.masked_fill(spare.gather(-1, order.argsort(-1)), float("-inf"))
+
+
+def _until(row: list[int], ends: Sequence[int]) -> list[int]:
+    """The row up to and with its first end token."""
+    stop = next((i for i, token in enumerate(row) if token in ends), len(row))
+    return row[: stop + 1]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPolicy:
+    """A policy that a language model speaks for."""
+
+    model: LanguageModel
+    sampling: Sampling
+    name: str
+    batch: int = 64
+    """Dialogues at a time."""
+
+    @property
+    def reveals(self) -> bool:
+        """A model never sees the scenario."""
+        return False
+
+    def __call__(self, prompts: Sequence[Prompt]) -> list[Reply]:
+        """Draw one reply to each prompt."""
+        replies: list[Reply] = []
+        for start in range(0, len(prompts), self.batch):
+            some = prompts[start : start + self.batch]
+            contexts = [self.model.start(p.history) for p in some]
+            drawn = self.model.generate(contexts, self.sampling, [p.seed for p in some])
+            replies += [self.model.reply(ids) for ids in drawn]
+        return replies

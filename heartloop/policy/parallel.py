@@ -1,0 +1,219 @@
+"""A world whose users live on Ray actors: the same dialogues, however many actors there are.
+
+An actor that dies is replaced, and its dialogues go on from where they stood: the caller's side
+keeps what was said in each, and the state its user was in after the last answer.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+
+from heartloop.env.play import Dialogue, MakeUser, Outcome, Snapshot, Task, Transcript, resume
+from heartloop.errors import HeartloopError, InvalidInput, extra
+from heartloop.simusers.base import UserState
+from heartloop.types import Reply
+
+Answer = tuple[Outcome, UserState]
+LIVES = 3
+"""Actors that a shard may lose within one call."""
+
+
+class Shard:
+    """The dialogues of one actor; runs in a process of its own, without torch."""
+
+    def __init__(self, make_user: MakeUser) -> None:
+        """Populate it with users of that make."""
+        self._make_user = make_user
+        self._dialogues: dict[int, Dialogue] = {}
+
+    def open(self, tasks: Mapping[int, Task]) -> dict[int, Answer]:
+        """Open dialogues."""
+        for number, task in tasks.items():
+            self._dialogues[number] = Dialogue(self._make_user(), task.scenario, task.seed)
+        return {
+            number: self._answer(number, Outcome(d.opening, d.stop, d.error))
+            for number in tasks
+            for d in [self._dialogues[number]]
+        }
+
+    def restore(self, snapshots: Mapping[int, Snapshot]) -> None:
+        """Take over dialogues under way."""
+        for number, snapshot in snapshots.items():
+            self._dialogues[number] = resume(self._make_user, snapshot)
+
+    def step(self, replies: Mapping[int, Reply]) -> dict[int, Answer]:
+        """Give replies and hear all reactions."""
+        return {number: self._step(number, reply) for number, reply in replies.items()}
+
+    def _step(self, number: int, reply: Reply) -> Answer:
+        dialogue = self._dialogues[number]
+        turn = dialogue.step(reply)
+        return self._answer(number, Outcome(turn.reaction, dialogue.stop, dialogue.error))
+
+    def _answer(self, number: int, outcome: Outcome) -> Answer:
+        """An outcome with the state to go on from; a dialogue that has stopped is forgotten."""
+        if outcome.stop is None:
+            return outcome, self._dialogues[number].user.snapshot()
+        del self._dialogues[number]
+        return outcome, {}
+
+
+class RayWorld:
+    """A world on Ray actors; a context manager, since it may have started Ray."""
+
+    def __init__(self, make_user: MakeUser, actors: int = 2) -> None:
+        """Spread users of that make over `actors` processes.
+
+        Joins the cluster that RAY_ADDRESS names, or one this process is in already; otherwise
+        starts one on this machine and ends it with `close`.
+
+        Raises:
+            MissingExtra: Ray is not installed.
+            InvalidInput: `actors` is below 1.
+        """
+        if actors < 1:
+            raise InvalidInput(f"expected at least 1 actor, got {actors!r}")
+        one = make_user()
+        self.user, self.preset = one.id, one.preset
+        self._make_user, self._ray = make_user, _ray()
+        self._folder = _start(self._ray, actors)
+        self._shards = [self._actor() for _ in range(actors)]
+        self._scripts: dict[int, Transcript] = {}
+        self._states: dict[int, UserState] = {}
+
+    def open(self, tasks: Mapping[int, Task]) -> dict[int, Outcome]:
+        """Open dialogues; a number in use is opened anew."""
+        for number in tasks:
+            self._forget(number)
+        answers = self._everywhere("open", tasks)
+        for number, (outcome, state) in answers.items():
+            script = Transcript.begin(tasks[number], outcome, self.preset)
+            self._scripts[number], self._states[number] = script, state
+            if outcome.stop:
+                self._forget(number)
+        return {number: outcome for number, (outcome, _) in answers.items()}
+
+    def step(self, replies: Mapping[int, Reply]) -> dict[int, Outcome]:
+        """Give replies and hear all reactions; a dialogue that stops is forgotten."""
+        if lost := [number for number in replies if number not in self._scripts]:
+            raise InvalidInput(f"no dialogue is open under number {lost[0]}: open it first")
+        answers = self._everywhere("step", replies)
+        for number, (outcome, state) in answers.items():
+            self._scripts[number].add(replies[number], outcome)
+            self._states[number] = state
+            if outcome.stop:
+                self._forget(number)
+        return {number: outcome for number, (outcome, _) in answers.items()}
+
+    def close(self) -> None:
+        """End the actors, and Ray where this world started it."""
+        for shard in self._shards:
+            self._ray.kill(shard)
+        self._shards = []
+        if self._folder:
+            self._ray.shutdown()
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def __enter__(self) -> RayWorld:
+        """Use within a `with` block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def _actor(self) -> Any:
+        return self._ray.remote(num_cpus=0)(Shard).remote(self._make_user)
+
+    def _forget(self, number: int) -> None:
+        self._scripts.pop(number, None)
+        self._states.pop(number, None)
+
+    def _everywhere(self, method: str, items: Mapping[int, Any]) -> dict[int, Answer]:
+        """One call to each actor that has something to do; answers in the order of the items."""
+        count = len(self._shards)
+        parts = {i: {n: x for n, x in items.items() if n % count == i} for i in range(count)}
+        calls = {i: self._call(i, method, part) for i, part in parts.items() if part}
+        found: dict[int, Answer] = {}
+        for i, call in calls.items():
+            found |= self._result(i, method, parts[i], call)
+        return {number: found[number] for number in items}
+
+    def _call(self, shard: int, method: str, part: Mapping[int, Any]) -> Any:
+        return getattr(self._shards[shard], method).remote(part)
+
+    def _result(
+        self, shard: int, method: str, part: Mapping[int, Any], call: Any
+    ) -> dict[int, Answer]:
+        """The answer of an actor, or of its successor."""
+        for _ in range(LIVES):
+            try:
+                answers: dict[int, Answer] = self._ray.get(call)
+                return answers
+            except self._ray.exceptions.RayActorError:
+                self._revive(shard)
+                call = self._call(shard, method, part)
+            except self._ray.exceptions.RayTaskError as error:
+                raise error.cause if isinstance(error.cause, HeartloopError) else error from None
+        raise HeartloopError(f"user actor {shard} died {LIVES} times in one turn: see Ray's log")
+
+    def _revive(self, shard: int) -> None:
+        """A new actor with the dialogues of the old one."""
+        self._shards[shard] = self._actor()
+        mine = [n for n in self._scripts if n % len(self._shards) == shard]
+        if mine:
+            self._shards[shard].restore.remote({n: self._snapshot(n) for n in mine})
+
+    def _snapshot(self, number: int) -> Snapshot:
+        """Where a dialogue stood after its last answer."""
+        script = self._scripts[number]
+        return Snapshot(
+            user=self.user,
+            preset=self.preset.name,
+            scenario=script.task.scenario,
+            seed=script.task.seed,
+            sample=script.task.sample,
+            opening=script.opening,
+            turns=tuple(script.turns),
+            stop=None,
+            error="",
+            state=self._states[number],
+        )
+
+
+def _ray() -> ModuleType:
+    # Nothing leaves the machine unasked: Ray reports its usage unless told otherwise.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as cause:
+        raise extra("ray", cause) from cause
+    module: ModuleType = ray
+    return module
+
+
+def _start(ray: ModuleType, actors: int) -> Path | None:
+    """Join or start Ray; the folder of what was started, which is ours to end."""
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
+    if ray.is_initialized():
+        return None
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level="ERROR")
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="hl-"))
+    ray.init(address="local", num_cpus=max(1, actors), _temp_dir=str(folder), **quiet)
+    return folder

@@ -1,0 +1,1 @@
+"""The seedling: the built-in small policy, and everything that makes it."""

@@ -1,0 +1,1 @@
+"""Training: rollouts, GRPO through TRL, and the run directory."""

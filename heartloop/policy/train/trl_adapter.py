@@ -1,0 +1,230 @@
+"""The seams of TRL 1.16, all of them here: how rollouts get in, and what is computed of them.
+
+What TRL does and does not say (measured; the tests of this module fail when it changes):
+
+- `rollout_func` gets its prompts already repeated, each `num_generations` times in a row.
+- It sees nothing of a row but its prompt, so the prompt names the scenario and the user's seed.
+- `env_mask` marks the policy's tokens; other keys reach reward functions, a list item per row.
+- A reward of None leaves a row out of its group's mean and gives it an advantage of 0.
+- Old log-probabilities are those of the weights that are trained, so that `logprobs` stays None.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from heartloop.config import TrainConfig
+from heartloop.env.play import Task
+from heartloop.policy.train.rollout import Rollout
+from heartloop.types import Scenario
+
+PlayBatch = Callable[[Sequence[Task], int], Sequence[Rollout]]
+"""Plays a batch of tasks with the weights after so many optimiser steps."""
+
+_BY_TOKEN = (
+    "completion_ids", "completion_mask", "tool_mask", "old_per_token_logps",
+    "ref_per_token_logps", "sampling_per_token_logps",
+)  # fmt: skip
+
+
+def encode(scenario: int, seed: int) -> str:
+    """A prompt that names a scenario by index, and the seed of the user who plays it."""
+    return json.dumps([scenario, seed])
+
+
+def decode(prompts: Sequence[str], scenarios: Sequence[Scenario]) -> list[Task]:
+    """The tasks of a batch: the same prompt again is another sample of the same dialogue."""
+    seen: dict[str, int] = {}
+    tasks = []
+    for prompt in prompts:
+        index, seed = json.loads(prompt)
+        sample = seen.get(prompt, 0)
+        seen[prompt] = sample + 1
+        tasks.append(Task(scenarios[index], seed, sample))
+    return tasks
+
+
+def as_output(rollouts: Sequence[Rollout], end: int) -> dict[str, Any]:
+    """Rollouts as `rollout_func` returns them; one without a reward is masked throughout.
+
+    TRL reads the last token of every row, so that a dialogue which never began gets an `end`.
+    """
+    return {
+        "prompt_ids": [list(r.prompt_ids) for r in rollouts],
+        "completion_ids": [list(r.completion_ids) or [end] for r in rollouts],
+        "logprobs": None,
+        "env_mask": [
+            [0] * max(1, len(r.mask)) if r.reward is None else list(r.mask) for r in rollouts
+        ],
+        "env_reward": [r.reward for r in rollouts],
+        "turn_rewards": [list(r.turn_rewards) for r in rollouts],
+        "turn_ends": [list(r.turn_ends) for r in rollouts],
+    }
+
+
+def env_reward(
+    prompts: list[str], completions: list[str], env_reward: list[float | None], **_: Any
+) -> list[float | None]:
+    """The reward function that TRL is given: hands on what the rollouts brought."""
+    return env_reward
+
+
+class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to mypy here
+    """A GRPO trainer whose rollouts are dialogues of a `PlayBatch`."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, args: GRPOConfig, prompts: Sequence[str],
+        scenarios: Sequence[Scenario], play: PlayBatch, offset: int = 0, **parts: Any,
+    ) -> None:  # fmt: skip
+        """Train `model` on the dialogues that `prompts` name, in their order.
+
+        With an `offset`, so many optimiser steps went before.
+        """
+        from datasets import Dataset
+
+        self._scenarios, self._play, self._offset = scenarios, play, offset
+        self._sampled: Tensor | None = None
+        rows = Dataset.from_dict({"prompt": list(prompts)})
+        super().__init__(
+            model=model, reward_funcs=env_reward, args=args, train_dataset=rows,
+            processing_class=tokenizer, rollout_func=_roll_out, **parts,
+        )  # fmt: skip
+
+    def roll_out(self, prompts: Sequence[str]) -> dict[str, Any]:
+        """The dialogues of a batch of prompts."""
+        step = int(self.state.global_step) + self._offset
+        training = self.model.training
+        self.model.eval()
+        try:
+            rollouts = self._play(decode(prompts, self._scenarios), step)
+        finally:
+            self.model.train(training)
+        # TRL now shuffles the rows; from here on the same step does so in the same way.
+        torch.manual_seed(self.args.seed * 1_000_003 + step)
+        return as_output(rollouts, self.eos_token_ids[0])
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        """The loss, without the columns that are padding in every row of this micro-batch."""
+        cut = trimmed(inputs)
+        self._sampled = (cut["completion_mask"] * cut["tool_mask"]).bool()
+        try:
+            return super()._compute_loss(model, cut)
+        finally:
+            self._sampled = None
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int,
+        *args: Any, compute_entropy: bool = False, **kwargs: Any,
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:  # fmt: skip
+        """Log-probabilities and entropies; within the loss, of the sampled tokens only.
+
+        TRL projects every position onto the vocabulary when it runs on a processor, of which the
+        loss needs about half.
+        """
+        if self._sampled is None:
+            found: tuple[Tensor, Tensor | None, Tensor | None] = (
+                super()._get_per_token_logps_and_entropies(
+                    model, input_ids, attention_mask, logits_to_keep, *args,
+                    compute_entropy=compute_entropy, **kwargs,
+                )
+            )  # fmt: skip
+            return found
+        with self.accelerator.autocast():
+            states = model.base_model(
+                input_ids=input_ids, attention_mask=attention_mask, use_cache=False
+            ).last_hidden_state[:, -logits_to_keep - 1 : -1][self._sampled]
+            logits = model.get_output_embeddings()(states).float() / self.temperature
+        chosen = input_ids[:, -logits_to_keep:][self._sampled]
+        return *scatter(logits, chosen, self._sampled), None
+
+
+def scatter(logits: Tensor, chosen: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability and entropy of chosen tokens at their places, 0 elsewhere.
+
+    Args:
+        logits: Shape (tokens, vocabulary).
+        chosen: Shape (tokens,).
+        places: True at as many places as there are tokens, shape (rows, columns).
+    """
+    chances = torch.log_softmax(logits, dim=-1)
+    taken = chances.gather(1, chosen[:, None]).squeeze(1)
+    with torch.no_grad():
+        spread = -(chances.exp() * chances).sum(-1)
+    empty = torch.zeros(places.shape, device=logits.device)
+    return empty.masked_scatter(places, taken), empty.masked_scatter(places, spread)
+
+
+def trimmed(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Inputs of the loss without columns of padding, left of the prompts and right of the rest."""
+    first = _first_used(inputs["prompt_mask"])
+    width = inputs["completion_mask"].shape[1] - _first_used(inputs["completion_mask"].flip(1))
+    cut = {key: inputs[key][:, first:] for key in ("prompt_ids", "prompt_mask")}
+    cut |= {key: inputs[key][:, :width] for key in _BY_TOKEN if key in inputs}
+    return inputs | cut
+
+
+def _first_used(mask: Tensor) -> int:
+    """Index of the first column in which any row has a token."""
+    used = mask.any(dim=0).nonzero()
+    return int(used[0]) if len(used) else 0
+
+
+def _roll_out(prompts: list[str], trainer: DialogueTrainer) -> dict[str, Any]:
+    return trainer.roll_out(prompts)
+
+
+class _Watcher(TrainerCallback):  # type: ignore[misc]
+    """Hands on the log of each optimiser step."""
+
+    def __init__(self, learnt: Callable[[int, dict[str, Any]], None]) -> None:
+        self._learnt = learnt
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
+    ) -> None:
+        if logs and "loss" in logs:
+            self._learnt(int(state.global_step), logs)
+
+
+def watcher(learnt: Callable[[int, dict[str, Any]], None]) -> TrainerCallback:
+    """A callback that calls `learnt` with number and log of each optimiser step."""
+    return _Watcher(learnt)
+
+
+def arguments(config: TrainConfig, folder: str, steps: int) -> GRPOConfig:
+    """TRL's settings for a run of so many optimiser steps; it writes nothing itself."""
+    grpo, total = config.grpo, config.grpo.prompts_per_step * config.grpo.group
+    return GRPOConfig(
+        output_dir=folder,
+        seed=config.run.seed,
+        max_steps=steps,
+        per_device_train_batch_size=grpo.micro_batch,
+        gradient_accumulation_steps=total // grpo.micro_batch,
+        num_generations=grpo.group,
+        num_iterations=grpo.iterations,
+        max_completion_length=config.policy.max_new_tokens,
+        temperature=config.policy.temperature,
+        learning_rate=grpo.learning_rate,
+        max_grad_norm=grpo.max_grad_norm,
+        epsilon=grpo.epsilon,
+        beta=grpo.beta,
+        entropy_coef=grpo.entropy,
+        loss_type=grpo.loss_type,
+        scale_rewards=grpo.scale_rewards,
+        bf16=grpo.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        shuffle_dataset=False,
+        gradient_checkpointing=False,
+        dataloader_pin_memory=False,
+        logging_steps=1,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
