@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -184,23 +185,24 @@ def verify(
         bool, typer.Option("--functions", help="Import rewards that are Python functions.")
     ] = False,
 ) -> int:
-    """Recompute recorded scores; exits 1 on any mismatch."""
+    """Recompute recorded scores; exits 1 on any mismatch, 2 when lines are no episodes."""
     from heartloop.env.record import scan
     from heartloop.env.verify import check
     from heartloop.errors import InvalidInput
 
-    lines = wrong = 0
+    lines, wrong = 0, Counter[str]()
     for path in files:
         before = lines
         for line, row in scan(path):
             lines += 1
             for found in check(row, line, functions=functions):
-                wrong += 1
-                print(f"{path}:{line}: {str(found).partition(f'line {line}')[2].lstrip(':, ')}")
+                wrong[found.kind] += 1
+                print(f"{path}:{line}: {found.text}")
         if lines == before:
             raise InvalidInput(f"{path} holds no episode")
     if wrong:
-        return _complain(f"{_count(wrong, 'mismatch', 'es')} in {_count(lines, 'episode')}", 1)
+        found_all = _count(wrong.total(), "mismatch", "es")
+        return _complain(f"{found_all} in {_count(lines, 'line')}", 2 if wrong["broken"] else 1)
     print(_count(lines, "episode"), "verified")
     return 0
 

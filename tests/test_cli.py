@@ -212,7 +212,7 @@ def test_verify_names_a_line_that_is_no_episode(capsys, recorded):
         file.write("{\n")
     capsys.readouterr()
     code, out, _ = run(capsys, "verify", str(recorded))
-    assert code == 1
+    assert code == 2
     assert f"{recorded}:4: " in out
 
 

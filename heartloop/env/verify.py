@@ -38,11 +38,15 @@ class Mismatch(Value):
     """A wrong value; a user of another version; what nobody can recompute here; no episode."""
     why: str = ""
 
+    @property
+    def text(self) -> str:
+        """What is wrong, without the line."""
+        detail = self.why or f"recorded {self.recorded!r}, recomputed {self.recomputed!r}"
+        return f"{self.field}: {detail}" if self.field else detail
+
     def __str__(self) -> str:
         """One line for a person."""
-        place = f"line {self.line}" + (f", {self.field}" if self.field else "")
-        detail = self.why or f"recorded {self.recorded!r}, recomputed {self.recomputed!r}"
-        return f"{place}: {detail}"
+        return f"line {self.line}{',' if self.field else ':'} {self.text}"
 
 
 def verify(path: str | Path, *, functions: bool = False) -> list[Mismatch]:

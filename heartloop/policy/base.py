@@ -68,5 +68,6 @@ def _model_folder(folder: Path) -> Path:
         if (place / "tokenizer_config.json").is_file():
             return place
     raise InvalidInput(
-        f"{folder} holds no model: expected tokenizer_config.json in it, in model/ or in {CHECKPOINTS}"
+        f"{folder} holds no model: expected tokenizer_config.json in it, in model/ or in "
+        f"{CHECKPOINTS}"
     )

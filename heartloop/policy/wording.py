@@ -40,7 +40,8 @@ _BREAKS = (
     STOPWORDS
     | _FUNCTION
     | frozenset(
-        """was were is are had has have did does do could would should will shall can might said told
+        """was were is are had has have did does do could would should will shall can might said
+        told
     asked went came took got gave made knew felt kept left found saw heard sent wrote put let
     sat stood fell bought brought paid ran read showed spoke told thought won wore cost hit
     hung held lost met sold slept spent stuck swore taught tore threw woke goes comes says
