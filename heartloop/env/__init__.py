@@ -2,6 +2,8 @@
 
 from gymnasium.envs.registration import register, registry
 
+__all__ = ["ID"]
+
 ID = "heartloop/EmpatheticDialogue-v0"
 
 if ID not in registry:
