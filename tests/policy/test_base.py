@@ -27,7 +27,7 @@ def test_folders_and_runs_are_found(tmp_path):
 
 
 def test_a_folder_without_a_model_says_what_was_expected(tmp_path):
-    with pytest.raises(InvalidInput, match=r"expected config\.json"):
+    with pytest.raises(InvalidInput, match=r"expected tokenizer_config\.json"):
         make_policy(str(tmp_path))
 
 

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -48,9 +48,6 @@ class Plan:
     """Stop after so many tokens."""
     save_every: int = 250
     recipe: corpus.Recipe = field(default_factory=corpus.Recipe)
-    drill: int = 300
-    """First steps, on short dialogues that teach copying, `crowd` times as many in a step."""
-    crowd: int = 4
 
 
 def warmup(
@@ -173,17 +170,13 @@ class _Run:
         return max(shares)
 
     def _batches(self) -> Iterator[Batch]:
-        """Batches from where the run stands: the drill's, then whole dialogues."""
-        plan = self.plan
-        drill = self._grouped(plan.drill, plan.batch * plan.crowd, corpus.DRILL, "drill")
-        whole = self._grouped(plan.steps - plan.drill, plan.batch, plan.recipe, "whole")
-        return islice(chain(drill, whole), self.step, None)
+        """Batches of dialogues of like length, from where the run stands."""
+        rng, plan = Random(f"{self.plan.seed}:order"), self.plan
+        source = corpus.dialogues(plan.steps * plan.batch, plan.seed, plan.recipe)
+        return islice(self._grouped(source, rng), self.step, None)
 
-    def _grouped(self, steps: int, size: int, recipe: corpus.Recipe, part: str) -> Iterator[Batch]:
-        """Batches of dialogues of like length."""
-        rng = Random(f"{self.plan.seed}:{part}")
-        source = corpus.dialogues(max(0, steps) * size, rng.randrange(10**6), recipe)
-        coded = (self._encoded(dialogue) for dialogue in source)
+    def _grouped(self, source: Iterator[corpus.Dialogue], rng: Random) -> Iterator[Batch]:
+        coded, size = (self._encoded(dialogue) for dialogue in source), self.plan.batch
         while chunk := list(islice(coded, _CHUNK * size)):
             chunk.sort(key=lambda pair: len(pair[0]))
             groups = [chunk[i : i + size] for i in range(0, len(chunk), size)]
