@@ -107,11 +107,11 @@ def train(
     train(load(config, [*(settings or []), *folder]), resume=resume)
 
 
-@app.command(epilog="Example: heartloop warmup --out runs/warm --steps 2000")
+@app.command(epilog="Example: heartloop warmup --out runs/warm")
 def warmup(
     out: Annotated[Path, typer.Option(help="Folder of the model; must not hold files.")],
     seed: _Seed = 7,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1400,
     batch: Annotated[int, typer.Option(min=1, help="Dialogues a step.")] = 8,
     minutes: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
     resume: _Resume = False,
