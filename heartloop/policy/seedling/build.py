@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 USER, ASSISTANT, END, PAD, PLAN = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>", "<|plan|>"
-SPECIAL = (PAD, END, USER, ASSISTANT, PLAN)
-"""Their ids are 0 to 4."""
 THINK = ("<think>", "</think>")
 VOCABULARY = 4096
 CONTEXT = 1024
@@ -46,7 +44,7 @@ def tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(THINK),
-        special_tokens=list(SPECIAL),
+        special_tokens=[PAD, END, USER, ASSISTANT, PLAN],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -55,7 +53,6 @@ def tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     made = PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=END, pad_token=PAD, padding_side="left",
         model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
-        additional_special_tokens=[USER, ASSISTANT, PLAN],
     )  # fmt: skip
     made.chat_template = TEMPLATE
     return made

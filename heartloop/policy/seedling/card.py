@@ -64,9 +64,6 @@ def _training(folder: Path, plan: Plan) -> dict[str, object]:
         "middling": round(100 * recipe.middling),
         "poor": round(100 * (1 - recipe.strong - recipe.middling)),
         "exchanged": round(100 * recipe.exchanged),
-        "scrambled": round(100 * recipe.scrambled),
-        "echo": plan.echo,
-        "drill": plan.drill,
     }
 
 

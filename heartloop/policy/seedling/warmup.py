@@ -1,27 +1,30 @@
-"""The seedling's first training: lessons in order, loss on the helper's words only."""
+"""The seedling's first training: composed dialogues, loss on the helper's words only."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 from heartloop.errors import ConfigError, InvalidInput, OutputRefused, extra
 from heartloop.policy.seedling import build, corpus
-from heartloop.policy.seedling.lessons import Batch, batches
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
+Batch = tuple[list[list[int]], list[list[bool]]]
 Report = Callable[[dict[str, float]], None]
 _STATE = "state.safetensors"
 _TOKENIZER_DIALOGUES = 1500
+_CHUNK = 32
+"""Batches sorted by length together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +32,7 @@ class Plan:
     """How the seedling is trained."""
 
     seed: int = 7
-    steps: int = 1300
+    steps: int = 1400
     batch: int = 8
     """Dialogues in one step."""
     longest: int = 512
@@ -45,16 +48,10 @@ class Plan:
     """Stop after so many tokens."""
     save_every: int = 250
     recipe: corpus.Recipe = field(default_factory=corpus.Recipe)
-    echo: int = 300
-    """First steps, on random tokens to be repeated."""
-    drill: int = 120
-    """Next steps, on short dialogues of exchanged words."""
-    crowd: int = 4
-    """Times as many short dialogues as whole ones in a step."""
 
 
 def warmup(
-    out: Path, seed: int = 7, steps: int = 1300, *, batch: int = 8,
+    out: Path, seed: int = 7, steps: int = 1400, *, batch: int = 8,
     minutes: float | None = None, tokens: int | None = None, resume: bool = False,
     plan: Plan | None = None, figures: int = 100, report: Report | None = None,
 ) -> Path:  # fmt: skip
@@ -148,7 +145,7 @@ class _Run:
     def train(self, report: Report) -> None:
         """Take the steps that are left, save on the way and at the end."""
         started = time.monotonic() - 60 * self.minutes
-        for batch in islice(batches(self.plan, self.tokens), self.step, None):
+        for batch in self._batches():
             self.minutes = (time.monotonic() - started) / 60
             progress = self._progress()
             if progress >= 1:
@@ -172,6 +169,25 @@ class _Run:
             shares.append(self.seen / plan.tokens)
         return max(shares)
 
+    def _batches(self) -> Iterator[Batch]:
+        """Batches of dialogues of like length, from where the run stands."""
+        rng, plan = Random(f"{self.plan.seed}:order"), self.plan
+        source = corpus.dialogues(plan.steps * plan.batch, plan.seed, plan.recipe)
+        return islice(self._grouped(source, rng), self.step, None)
+
+    def _grouped(self, source: Iterator[corpus.Dialogue], rng: Random) -> Iterator[Batch]:
+        coded, size = (self._encoded(dialogue) for dialogue in source), self.plan.batch
+        while chunk := list(islice(coded, _CHUNK * size)):
+            chunk.sort(key=lambda pair: len(pair[0]))
+            groups = [chunk[i : i + size] for i in range(0, len(chunk), size)]
+            rng.shuffle(groups)
+            for group in groups:
+                yield [ids for ids, _ in group], [said for _, said in group]
+
+    def _encoded(self, dialogue: corpus.Dialogue) -> tuple[list[int], list[bool]]:
+        ids, said = build.encode(self.tokens, dialogue.messages, dialogue.planned)
+        return _cut(ids, said, self.plan.longest)
+
     def _learn(self, batch: Batch, progress: float) -> dict[str, float]:
         """One optimiser step."""
         torch = self.torch
@@ -190,7 +206,7 @@ class _Run:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        self.seen += sum(len(ids) for ids, _ in batch)
+        self.seen += sum(map(len, batch[0]))
         return {
             "step": self.step, "tokens": self.seen, "loss": round(float(loss.detach()), 4),
             "norm": round(float(norm), 3), "rate": round(self.plan.rate * share, 6),
@@ -267,9 +283,19 @@ def _schedule(step: int, progress: float, ramp: int) -> float:
     return rise * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+def _cut(ids: list[int], said: list[bool], longest: int) -> tuple[list[int], list[bool]]:
+    """The dialogue up to the last whole reply that fits."""
+    if len(ids) <= longest:
+        return ids, said
+    stop = longest
+    while stop > 1 and not (said[stop - 1] and not said[stop]):
+        stop -= 1
+    return ids[:stop], said[:stop]
+
+
 def _padded(torch: Any, batch: Batch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and mask, shape (dialogues, tokens)."""
-    longest = max(len(ids) for ids, _ in batch)
-    ids = torch.tensor([x + [pad] * (longest - len(x)) for x, _ in batch])
-    said = torch.tensor([x + [False] * (longest - len(x)) for _, x in batch])
+    longest = max(map(len, batch[0]))
+    ids = torch.tensor([x + [pad] * (longest - len(x)) for x in batch[0]])
+    said = torch.tensor([x + [False] * (longest - len(x)) for x in batch[1]])
     return ids, said

@@ -10,9 +10,7 @@ from heartloop.policy.seedling.measure import Facts
 from tests.policy.seedling.tiny import SHAPE
 
 torch = pytest.importorskip("torch")
-PLAN = warmup.Plan(
-    steps=12, batch=2, longest=160, ramp=3, save_every=5, echo=3, drill=3, crowd=2
-)
+PLAN = warmup.Plan(steps=12, batch=2, longest=160, ramp=3, save_every=5)
 
 
 @pytest.fixture(autouse=True)
@@ -91,7 +89,7 @@ def test_the_card_tells_the_figures_of_the_run(tmp_path):
     assert f"{facts.loss} per" in text
     assert [f.dialogues for f in facts.figures] == [3] * 5
     assert f"| oracle | {facts.figures[-1].final} [" in text
-    assert "heartloop warmup --out OUT --seed 7 --steps 12" in text
+    assert "heartloop warmup OUT --seed 7 --steps 12" in text
     assert not re.search(r"[{}]", text)
     assert {p.name for p in out.iterdir()} == {*card.PARTS, "metrics.jsonl"}
 
@@ -113,6 +111,13 @@ def test_numbers_out_of_range_are_named(tmp_path, wrong):
     with pytest.raises(ConfigError, match="must be at least 1"):
         warmup.warmup(tmp_path / "run", **wrong)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_long_dialogue_is_cut_after_a_whole_reply():
+    ids, said = list(range(10)), [False, True, True, False, False, True, True, False, True, True]
+    assert warmup._cut(ids, said, 10) == (ids, said)
+    assert warmup._cut(ids, said, 9) == (ids[:7], said[:7])
+    assert warmup._cut(ids, said, 6) == (ids[:3], said[:3])
 
 
 def test_the_learning_rate_rises_and_falls():
