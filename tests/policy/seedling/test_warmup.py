@@ -89,7 +89,7 @@ def test_the_card_tells_the_figures_of_the_run(tmp_path):
     assert f"{facts.loss} per" in text
     assert [f.dialogues for f in facts.figures] == [3] * 5
     assert f"| oracle | {facts.figures[-1].final} [" in text
-    assert "heartloop warmup OUT --seed 7 --steps 12" in text
+    assert "heartloop warmup --out OUT --seed 7 --steps 12" in text
     assert not re.search(r"[{}]", text)
     assert {p.name for p in out.iterdir()} == {*card.PARTS, "metrics.jsonl"}
 
