@@ -31,7 +31,9 @@ from heartloop.simusers.scenario import pack
 from heartloop.types import Episode, HiddenGoal, Persona, Reply, Scenario, Situation
 
 READ = """What the figures say. The contrast pairs were written from human judgement, without
-looking at the reader; the set-aside quarter was never tuned on. EmoBench EA asks for the most
+looking at the reader. No weight was fitted on the set-aside quarter, but its share was looked at
+while the defences against reward hackers were chosen (it fell from 91.6 to 90.8 %), so that it is
+no longer quite blind. EmoBench EA asks for the most
 effective thing to do in a described scene; a lexical reader made for replies to a person has no
 grip on that, and its figure is at chance. Beside the published trajectories our users move more by
 the reply and less by chance: below 40 they recover less often, above 50 they stay content more

@@ -52,8 +52,8 @@ def test_it_does_what_its_card_says(drawn):
 def test_greedy_replies_are_whole_sentences():
     episodes = measure.play(make_policy("seedling", Sampling(temperature=0)), 8)
     texts = [t.reply.text for e in episodes for t in e.turns]
-    assert sum(bool(re.fullmatch(r"[A-Z].*[.!?]", t)) for t in texts) >= 0.9 * len(texts)
-    assert commonest(texts)[1] <= 0.15
+    assert sum(bool(re.fullmatch(r"[A-Z].*[.!?]", t)) for t in texts) >= 0.95 * len(texts)
+    assert commonest(texts)[1] <= 0.1
 
 
 def test_it_never_thinks_aloud_unless_asked(drawn):
