@@ -53,6 +53,8 @@ _BREAKS = (
     ago already yet""".split()
     )
 )
+KEPT = STOPWORDS | _FUNCTION | _BREAKS
+"""Words that hold sentences together."""
 _ADJECTIVAL = frozenset(
     "whole own old new little big small last first next other same only good".split()
 )
@@ -247,6 +249,8 @@ FEELINGS = tuple(
     )
 )
 _BY_WORD = {w: f for f in FEELINGS for w in (f.adjective, f.noun)}
+FELT = frozenset(_BY_WORD)
+"""Words for feelings."""
 
 
 def feeling(history: Sequence[Message], rng: Random) -> Feeling:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 USER, ASSISTANT, END, PAD, PLAN = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>", "<|plan|>"
+SPECIAL = (PAD, END, USER, ASSISTANT, PLAN)
+"""Their ids are 0 to 4."""
 THINK = ("<think>", "</think>")
 VOCABULARY = 4096
 CONTEXT = 1024
@@ -44,7 +46,7 @@ def tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY - len(THINK),
-        special_tokens=[PAD, END, USER, ASSISTANT, PLAN],
+        special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -53,6 +55,7 @@ def tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     made = PreTrainedTokenizerFast(
         tokenizer_object=core, eos_token=END, pad_token=PAD, padding_side="left",
         model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
+        additional_special_tokens=[USER, ASSISTANT, PLAN],
     )  # fmt: skip
     made.chat_template = TEMPLATE
     return made
@@ -72,7 +75,10 @@ def network(
         vocab_size=size, tie_word_embeddings=True, max_position_embeddings=CONTEXT,
         pad_token_id=pad, eos_token_id=end, bos_token_id=None, attention_dropout=0.0, **shape,
     )  # fmt: skip
-    return Qwen3ForCausalLM(config)
+    model = Qwen3ForCausalLM(config)
+    # Embeddings of length 1: a token the network looks at stands out in its tied output at once.
+    torch.nn.init.normal_(model.model.embed_tokens.weight, std=config.hidden_size**-0.5)
+    return model
 
 
 def save(model: Any, tokens: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from heartloop.policy.seedling.measure import Facts, Figures
-from heartloop.policy.seedling.warmup import Plan
+from heartloop.policy.seedling.plan import Plan
 from heartloop.types import Message
 
 PARTS = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
@@ -64,6 +64,10 @@ def _training(folder: Path, plan: Plan) -> dict[str, object]:
         "middling": round(100 * recipe.middling),
         "poor": round(100 * (1 - recipe.strong - recipe.middling)),
         "exchanged": round(100 * recipe.exchanged),
+        "scrambled": round(100 * recipe.scrambled),
+        "echo": plan.echo,
+        "drill": plan.drill,
+        "overheard": plan.overheard,
     }
 
 

@@ -1,7 +1,7 @@
 """The dialogues the seedling learns from: a mixed-quality helper talks with embedded users.
 
-Only the train parts are used. In half of the stories names, things and relations are exchanged for
-random ones throughout, so that what the helper takes up has to be copied, not remembered.
+Only the train parts are used. In most stories names and things, or nearly all words, are exchanged
+for random ones throughout, so that what the helper takes up has to be copied, not remembered.
 """
 
 from __future__ import annotations
@@ -33,13 +33,21 @@ class Recipe:
     """Share of turns with an act that is specific and may miss; the rest is poor."""
     spread: float = 0.22
     """How far dialogues differ in these shares."""
-    exchanged: float = 0.6
-    """Share of stories with exchanged words."""
+    exchanged: float = 0.3
+    """Share of stories with other names, things and relations."""
+    scrambled: float = 0.4
+    """Share of stories with nearly all words exchanged for others of their kind."""
     terse: float = 0.15
     """Share of stories told with few facts."""
     planned: float = 0.1
     """Share of dialogues with think blocks."""
     turns: int = 8
+
+
+DRILL = Recipe(
+    strong=0.6, middling=0.4, spread=0.0, exchanged=0.0, scrambled=1.0, planned=0.0, turns=2
+)
+"""Short dialogues in which nothing helps but copying: the first lesson."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,14 +149,17 @@ def _varied(scenario: Scenario, recipe: Recipe, rng: Random) -> Scenario:
     if rng.random() < recipe.terse:
         told = told.model_copy(update={"facts": told.facts[: rng.randrange(5)]})
     scenario = scenario.model_copy(update={"situation": told})
-    return _exchanged(scenario, rng) if rng.random() < recipe.exchanged else scenario
+    draw = rng.random()
+    if draw >= recipe.exchanged + recipe.scrambled:
+        return scenario
+    return _exchanged(scenario, rng, wholly=draw >= recipe.exchanged)
 
 
-def _exchanged(scenario: Scenario, rng: Random) -> Scenario:
-    """The story with other names, things and relations."""
+def _exchanged(scenario: Scenario, rng: Random, wholly: bool) -> Scenario:
+    """The story with other names, things and relations; `wholly`: with other words."""
     told = scenario.situation
     texts = (scenario.opener, told.who, *told.facts)
-    swaps = _swaps(texts, rng)
+    swaps = _swaps(texts, rng) | (_scramble(texts, rng) if wholly else {})
     pattern = re.compile(r"\b(" + "|".join(map(re.escape, swaps)) + r")\b") if swaps else None
 
     def swap(text: str) -> str:
@@ -172,6 +183,40 @@ def _swaps(texts: Sequence[str], rng: Random) -> dict[str, str]:
             if noun.islower() and noun not in swaps:
                 swaps[noun] = rng.choice(known[_kind(noun)])
     return swaps
+
+
+_ANY = re.compile(r"\b[A-Za-z][a-z]{2,}\b(?!')")
+
+
+def _scramble(texts: Sequence[str], rng: Random) -> dict[str, str]:
+    """Another word of its kind for nearly every word that carries content."""
+    swaps: dict[str, str] = {}
+    for word in dict.fromkeys(w for text in texts for w in _ANY.findall(text)):
+        kind = _form(word)
+        if kind:
+            swaps[word] = _of_kind(kind, rng)
+    return swaps
+
+
+def _form(word: str) -> str:
+    """The kind of a word by its list or its ending; "" for words that stay."""
+    known = _words()
+    for kind in ("numbers", "irregular", "relations", "days", "months"):
+        if word in known[kind]:
+            return kind
+    if not word.islower() or word in wording.KEPT | wording.FELT:
+        return ""
+    if word.endswith(("ed", "ing")) and len(word) > 5:
+        return "ed" if word.endswith("ed") else "ing"
+    if word.endswith("ly"):
+        return ""
+    return "adjectives" if word in known["adjectives"] else _kind(word)
+
+
+def _of_kind(kind: str, rng: Random) -> str:
+    if kind in ("ed", "ing"):
+        return rng.choice(_words()["verbs"]) + kind
+    return rng.choice(_words()[kind])
 
 
 def _kind(noun: str) -> str:

@@ -1,57 +1,32 @@
-"""The seedling's first training: composed dialogues, loss on the helper's words only."""
+"""The seedling's first training: lessons in order, loss on the helper's words most of all."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from random import Random
 from typing import TYPE_CHECKING, Any
 
 from heartloop.errors import ConfigError, InvalidInput, OutputRefused, extra
 from heartloop.policy.seedling import build, corpus
+from heartloop.policy.seedling.lessons import Batch, batches
+from heartloop.policy.seedling.plan import Plan
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerFast
 
-Batch = tuple[list[list[int]], list[list[bool]]]
 Report = Callable[[dict[str, float]], None]
 _STATE = "state.safetensors"
 _TOKENIZER_DIALOGUES = 1500
-_CHUNK = 32
-"""Batches sorted by length together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How the seedling is trained."""
-
-    seed: int = 7
-    steps: int = 1400
-    batch: int = 8
-    """Dialogues in one step."""
-    longest: int = 512
-    """Tokens of a dialogue; turns beyond are left out."""
-    rate: float = 0.02
-    """Peak learning rate of the matrices (Muon); the rest (AdamW) takes `adam_rate`."""
-    adam_rate: float = 3e-3
-    ramp: int = 60
-    """Steps in which the learning rates rise."""
-    minutes: float | None = None
-    """Stop after so long, with the learning rate falling in time; such a run cannot be repeated."""
-    tokens: int | None = None
-    """Stop after so many tokens."""
-    save_every: int = 250
-    recipe: corpus.Recipe = field(default_factory=corpus.Recipe)
 
 
 def warmup(
-    out: Path, seed: int = 7, steps: int = 1400, *, batch: int = 8,
+    out: Path, seed: int = 7, steps: int = 2050, *, batch: int = 8,
     minutes: float | None = None, tokens: int | None = None, resume: bool = False,
     plan: Plan | None = None, figures: int = 100, report: Report | None = None,
 ) -> Path:  # fmt: skip
@@ -145,7 +120,7 @@ class _Run:
     def train(self, report: Report) -> None:
         """Take the steps that are left, save on the way and at the end."""
         started = time.monotonic() - 60 * self.minutes
-        for batch in self._batches():
+        for batch in islice(batches(self.plan, self.tokens), self.step, None):
             self.minutes = (time.monotonic() - started) / 60
             progress = self._progress()
             if progress >= 1:
@@ -169,25 +144,6 @@ class _Run:
             shares.append(self.seen / plan.tokens)
         return max(shares)
 
-    def _batches(self) -> Iterator[Batch]:
-        """Batches of dialogues of like length, from where the run stands."""
-        rng, plan = Random(f"{self.plan.seed}:order"), self.plan
-        source = corpus.dialogues(plan.steps * plan.batch, plan.seed, plan.recipe)
-        return islice(self._grouped(source, rng), self.step, None)
-
-    def _grouped(self, source: Iterator[corpus.Dialogue], rng: Random) -> Iterator[Batch]:
-        coded, size = (self._encoded(dialogue) for dialogue in source), self.plan.batch
-        while chunk := list(islice(coded, _CHUNK * size)):
-            chunk.sort(key=lambda pair: len(pair[0]))
-            groups = [chunk[i : i + size] for i in range(0, len(chunk), size)]
-            rng.shuffle(groups)
-            for group in groups:
-                yield [ids for ids, _ in group], [said for _, said in group]
-
-    def _encoded(self, dialogue: corpus.Dialogue) -> tuple[list[int], list[bool]]:
-        ids, said = build.encode(self.tokens, dialogue.messages, dialogue.planned)
-        return _cut(ids, said, self.plan.longest)
-
     def _learn(self, batch: Batch, progress: float) -> dict[str, float]:
         """One optimiser step."""
         torch = self.torch
@@ -195,22 +151,32 @@ class _Run:
         for optimiser in self.optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
-        ids, said = _padded(torch, batch, self.tokens.pad_token_id)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden = self.model.model(ids, use_cache=False).last_hidden_state[:, :-1]
-            logits = self.model.lm_head(hidden[said[:, 1:]]).float()
-        loss = torch.nn.functional.cross_entropy(logits, ids[:, 1:][said[:, 1:]])
-        loss.backward()
+        loss, total = self._losses(batch)
+        total.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimiser in self.optimisers:
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
         self.step += 1
-        self.seen += sum(map(len, batch[0]))
+        self.seen += sum(len(ids) for ids, _ in batch)
         return {
             "step": self.step, "tokens": self.seen, "loss": round(float(loss.detach()), 4),
             "norm": round(float(norm), 3), "rate": round(self.plan.rate * share, 6),
         }  # fmt: skip
+
+    def _losses(self, batch: Batch) -> tuple[Any, Any]:
+        """Mean loss per token of the helper's words, and of all words as they are weighted."""
+        torch = self.torch
+        ids, said = _padded(torch, batch, self.tokens.pad_token_id)
+        targets, own = ids[:, 1:], said[:, 1:]
+        weight = (own + self.plan.overheard * ~own) * (targets != self.tokens.pad_token_id)
+        used = weight > 0
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = self.model.model(ids, use_cache=False).last_hidden_state[:, :-1]
+            logits = self.model.lm_head(hidden[used]).float()
+        each = torch.nn.functional.cross_entropy(logits, targets[used], reduction="none")
+        weight = weight[used]
+        return each[own[used]].mean(), (each * weight).sum() / weight.sum()
 
     def _log(self, row: dict[str, float], report: Report) -> None:
         with (self.out / "metrics.jsonl").open("a", encoding="utf-8") as out:
@@ -283,19 +249,9 @@ def _schedule(step: int, progress: float, ramp: int) -> float:
     return rise * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
-def _cut(ids: list[int], said: list[bool], longest: int) -> tuple[list[int], list[bool]]:
-    """The dialogue up to the last whole reply that fits."""
-    if len(ids) <= longest:
-        return ids, said
-    stop = longest
-    while stop > 1 and not (said[stop - 1] and not said[stop]):
-        stop -= 1
-    return ids[:stop], said[:stop]
-
-
 def _padded(torch: Any, batch: Batch, pad: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Right-padded ids and mask, shape (dialogues, tokens)."""
-    longest = max(map(len, batch[0]))
-    ids = torch.tensor([x + [pad] * (longest - len(x)) for x in batch[0]])
-    said = torch.tensor([x + [False] * (longest - len(x)) for x in batch[1]])
+    longest = max(len(ids) for ids, _ in batch)
+    ids = torch.tensor([x + [pad] * (longest - len(x)) for x, _ in batch])
+    said = torch.tensor([x + [False] * (longest - len(x)) for _, x in batch])
     return ids, said

@@ -72,14 +72,21 @@ def test_think_blocks_stand_in_planned_dialogues_only_and_parse():
     assert not any("<think>" in t for t in replies(d for d in MANY if not d.planned))
 
 
-def test_exchanged_stories_swap_a_word_everywhere():
+@pytest.mark.parametrize("wholly", [False, True])
+def test_exchanged_stories_swap_a_word_everywhere(wholly):
     scenario = next(iter(corpus.stories(1, 4)))
-    other = corpus._exchanged(scenario, corpus.Random(2))
-    assert other.situation.facts != scenario.situation.facts
-    assert len(other.situation.facts) == len(scenario.situation.facts)
-    swaps = corpus._swaps((scenario.opener, *scenario.situation.facts), corpus.Random(2))
-    assert len(swaps) >= 5
-    assert all(old.islower() == new.islower() for old, new in swaps.items())
+    other = corpus._exchanged(scenario, corpus.Random(2), wholly)
+    old, new = (" ".join(s.situation.facts).split() for s in (scenario, other))
+    assert len(old) == len(new)
+    pairs = {(a, b) for a, b in zip(old, new, strict=True) if a.isalpha() and a != b}
+    assert len(pairs) >= (30 if wholly else 5)
+    assert len({a for a, _ in pairs}) == len(pairs), "a word was exchanged for two others"
+
+
+def test_feelings_and_small_words_are_never_exchanged():
+    texts = ("I feel hurt and angry because nobody told me about the hurt.",)
+    swaps = corpus._scramble(texts, corpus.Random(1))
+    assert not {"hurt", "angry", "because", "nobody", "feel"} & set(swaps)
 
 
 def test_most_replies_differ():

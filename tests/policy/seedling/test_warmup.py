@@ -10,7 +10,7 @@ from heartloop.policy.seedling.measure import Facts
 from tests.policy.seedling.tiny import SHAPE
 
 torch = pytest.importorskip("torch")
-PLAN = warmup.Plan(steps=12, batch=2, longest=160, ramp=3, save_every=5)
+PLAN = warmup.Plan(steps=12, batch=2, longest=160, ramp=3, save_every=5, echo=3, drill=3, crowd=2)
 
 
 @pytest.fixture(autouse=True)
@@ -111,13 +111,6 @@ def test_numbers_out_of_range_are_named(tmp_path, wrong):
     with pytest.raises(ConfigError, match="must be at least 1"):
         warmup.warmup(tmp_path / "run", **wrong)
     assert not (tmp_path / "run").exists()
-
-
-def test_a_long_dialogue_is_cut_after_a_whole_reply():
-    ids, said = list(range(10)), [False, True, True, False, False, True, True, False, True, True]
-    assert warmup._cut(ids, said, 10) == (ids, said)
-    assert warmup._cut(ids, said, 9) == (ids[:7], said[:7])
-    assert warmup._cut(ids, said, 6) == (ids[:3], said[:3])
 
 
 def test_the_learning_rate_rises_and_falls():

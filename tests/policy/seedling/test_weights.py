@@ -32,26 +32,28 @@ def test_it_is_a_qwen3_of_a_few_million_parameters():
     assert 2.5e6 <= sum(p.numel() for p in model.model.parameters()) <= 4.5e6
 
 
-def test_its_replies_are_varied_and_of_chat_length(drawn):
+def test_it_takes_up_what_unseen_people_say(drawn):
     found = measure.summed("seedling", drawn)
+    assert found.either >= 0.5
     assert found.distinct_2 >= 0.3
     assert 8 <= found.length <= 28
 
 
 def test_it_leaves_room_to_learn(drawn):
-    assert 5 <= measure.summed("seedling", drawn).final <= 40
+    assert 12 <= measure.summed("seedling", drawn).final <= 40
 
 
 def test_it_does_what_its_card_says(drawn):
     card_row = Facts.model_validate_json((SEEDLING / "figures.json").read_text("utf-8")).figures[0]
     found = measure.summed("seedling", drawn)
-    assert abs(found.either - card_row.either) <= 0.15
+    assert abs(found.either - card_row.either) <= 0.1
     assert abs(found.final - card_row.final) <= 8
 
 
-def test_greedy_replies_are_whole_sentences():
+def test_greedy_replies_are_sentences_on_topic():
     episodes = measure.play(make_policy("seedling", Sampling(temperature=0)), 8)
     texts = [t.reply.text for e in episodes for t in e.turns]
+    assert measure.summed("seedling", episodes).either >= 0.8
     assert sum(bool(re.fullmatch(r"[A-Z].*[.!?]", t)) for t in texts) >= 0.95 * len(texts)
     assert commonest(texts)[1] <= 0.1
 
