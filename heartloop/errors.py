@@ -9,6 +9,8 @@ HeartloopError
 │   └── OutputRefused       a path that exists already or cannot be written
 ├── MissingExtra            an optional dependency that is not installed
 ├── EpisodeFailure          a dialogue that could not be scored: masked, counted, never a reward
+│   └── CallFailure         a model's answer that did not come, or could not be read
+├── EndpointFailure         a model that cannot be used any more: the run stops and names it
 └── TrainingFailure         a run that must stop and say why
 """
 
@@ -57,6 +59,14 @@ class MissingExtra(HeartloopError, ImportError):
 
 class EpisodeFailure(HeartloopError):
     """A dialogue that could not be scored."""
+
+
+class CallFailure(EpisodeFailure):
+    """A model's answer did not come, or could not be read."""
+
+
+class EndpointFailure(HeartloopError):
+    """A model cannot be used any more."""
 
 
 class TrainingFailure(HeartloopError):

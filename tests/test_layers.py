@@ -21,8 +21,11 @@ MAY = {
 }
 HOMES = {
     "gymnasium": ("env/", "__init__.py"),
-    "torch": ("policy/", "llm.py"),
-    "transformers": ("policy/", "llm.py"),
+    "aiohttp": ("llm/", "policy/serve/"),
+    "openai": ("llm/",),
+    "vllm": ("llm/",),
+    "torch": ("policy/", "llm/"),
+    "transformers": ("policy/", "llm/"),
     "trl": ("policy/train/",),
     "ray": ("policy/parallel.py",),
     "datasets": ("policy/data.py", "policy/train/"),
