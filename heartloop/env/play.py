@@ -49,8 +49,8 @@ class Policy(Protocol):
         """True only for an oracle, which is then given the scenario."""
         ...
 
-    def __call__(self, prompts: Sequence[Prompt]) -> list[Reply]:
-        """One reply to each prompt, in order."""
+    def __call__(self, prompts: Sequence[Prompt]) -> Sequence[Reply | EpisodeFailure]:
+        """One reply to each prompt, in order; a failure ends that dialogue in an error."""
         ...
 
 
@@ -103,6 +103,10 @@ class Transcript:
         self.turns.append(turn)
         self.stop, self.error = outcome.stop, outcome.error
         return turn
+
+    def fail(self, failure: EpisodeFailure) -> None:
+        """End it in an error: no reply could be had."""
+        self.stop, self.error = StopReason.ERROR, _reason(failure)
 
     @property
     def history(self) -> tuple[Message, ...]:
@@ -227,6 +231,10 @@ class Dialogue:
         outcome = _react(self.user, (*self.history, said), len(self.turns) + 1)
         return self._script.add(reply, outcome)
 
+    def fail(self, failure: EpisodeFailure) -> None:
+        """End the dialogue in an error: the policy has no reply."""
+        self._script.fail(failure)
+
     def snapshot(self) -> Snapshot:
         """Where the dialogue stands."""
         script = self._script
@@ -325,11 +333,15 @@ def play(stage: Any, policy: Policy, seed: int | None = None) -> Episode:
         dialogue = stage.unwrapped.dialogue
         act = lambda reply: stage.step(reply.text if reply.raw is None else reply.raw)  # noqa: E731
     while dialogue.stop is None:
-        act(_ask(policy, [dialogue.prompt(policy)])[0])
+        reply = _ask(policy, [dialogue.prompt(policy)])[0]
+        if isinstance(reply, EpisodeFailure):
+            dialogue.fail(reply)
+        else:
+            act(reply)
     return dialogue.episode(policy.name)
 
 
-def _ask(policy: Policy, prompts: Sequence[Prompt]) -> list[Reply]:
+def _ask(policy: Policy, prompts: Sequence[Prompt]) -> Sequence[Reply | EpisodeFailure]:
     replies = policy(prompts)
     if len(replies) != len(prompts):
         raise InvalidInput(
@@ -458,9 +470,13 @@ class _Cast:
         """Let the policy reply wherever it is its turn; hear what the users made of it."""
         asked = sorted(self.running.keys() - self._said.keys())
         new: dict[int, Reply] = {}
-        if asked:
-            prompts = [self.running[number].prompt(self.policy) for number in asked]
-            new = dict(zip(asked, _ask(self.policy, prompts), strict=True))
+        prompts = [self.running[number].prompt(self.policy) for number in asked]
+        for number, reply in zip(asked, _ask(self.policy, prompts) if asked else (), strict=True):
+            if isinstance(reply, EpisodeFailure):
+                self.running[number].fail(reply)
+                self._settle(number)
+            else:
+                new[number] = reply
         self._said |= new
         if not self._said:
             return

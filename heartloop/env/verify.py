@@ -3,7 +3,9 @@
 The stored replies are given to a newly made user of the same id, preset, scenario and seed; every
 text, change, emotion, appraisal, stop and score that comes out is held against the record. What a
 user of another version scored cannot be replayed; its arithmetic and its reward still can be
-checked. An episode that ended in an error is checked up to the error.
+checked. An episode that ended in an error is checked up to the error. Where a model played the
+user, its raw answers are taken from the record; the prompts that they answered are made anew and
+compared by their hashes.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from heartloop.errors import InvalidInput, RecordError
 from heartloop.rewards import reward
 from heartloop.simusers import dynamics
 from heartloop.simusers.dynamics import Preset
-from heartloop.simusers.registry import make_user
+from heartloop.simusers.registry import reader_of
 from heartloop.types import Episode, StopReason, Value
 
 TOLERANCE = 1e-6
@@ -116,7 +118,7 @@ class _Audit:
     def _replay(self, rules: Preset) -> Episode | None:
         """The episode as the present user plays it; None where it is not the one that scored."""
         try:
-            user = make_user(self.episode.user, rules)
+            user = reader_of(self.episode, rules)
             if user.id == self.episode.user:
                 return self._replayed(Dialogue(user, self.episode.scenario, self.episode.seed))
         except InvalidInput as error:
@@ -138,16 +140,17 @@ class _Audit:
 
     @property
     def _failed(self) -> bool:
-        """Whether it ended in an error, which no replay brings back."""
-        turns = self.episode.turns
-        return self.episode.stop is StopReason.ERROR and not (turns and turns[-1].reaction)
+        """Whether it ended in an error, the user's or the policy's, which no replay brings back."""
+        return self.episode.stop is StopReason.ERROR
 
     def _compare(self, replayed: Episode) -> None:
         recorded = self.episode.model_dump(mode="json")
         computed = replayed.model_dump(mode="json")
         if self._failed:
-            recorded["turns"] = recorded["turns"][:-1]
+            recorded["turns"] = [turn for turn in recorded["turns"] if turn["reaction"]]
             fields = ["turns"] if recorded["turns"] else []
+            if replayed.stop:  # it had ended already: there was nothing left to fail
+                fields.append("stop")
         else:
             fields = ["opening", "turns", "stop", "error"]
         for field in fields:

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
@@ -27,20 +28,20 @@ LIVES = 3
 class Shard:
     """The dialogues of one actor; runs in a process of its own, without torch."""
 
-    def __init__(self, make_user: MakeUser) -> None:
-        """Populate it with users of that make."""
+    def __init__(self, make_user: MakeUser, at_once: int = 1) -> None:
+        """Populate it with users of that make, `at_once` of whom may react at a time."""
         self._make_user = make_user
         self._dialogues: dict[int, Dialogue] = {}
+        self._map: Any = map if at_once == 1 else ThreadPoolExecutor(at_once).map
 
     def open(self, tasks: Mapping[int, Task]) -> dict[int, Answer]:
         """Open dialogues."""
-        for number, task in tasks.items():
-            self._dialogues[number] = Dialogue(self._make_user(), task.scenario, task.seed)
-        return {
-            number: self._answer(number, Outcome(d.opening, d.stop, d.error))
-            for number in tasks
-            for d in [self._dialogues[number]]
-        }
+        return dict(zip(tasks, self._map(self._open, tasks, tasks.values()), strict=True))
+
+    def _open(self, number: int, task: Task) -> Answer:
+        opened = Dialogue(self._make_user(), task.scenario, task.seed)
+        self._dialogues[number] = opened
+        return self._answer(number, Outcome(opened.opening, opened.stop, opened.error))
 
     def restore(self, snapshots: Mapping[int, Snapshot]) -> None:
         """Take over dialogues under way."""
@@ -49,7 +50,7 @@ class Shard:
 
     def step(self, replies: Mapping[int, Reply]) -> dict[int, Answer]:
         """Give replies and hear all reactions."""
-        return {number: self._step(number, reply) for number, reply in replies.items()}
+        return dict(zip(replies, self._map(self._step, replies, replies.values()), strict=True))
 
     def _step(self, number: int, reply: Reply) -> Answer:
         dialogue = self._dialogues[number]
@@ -67,8 +68,8 @@ class Shard:
 class RayWorld:
     """A world on Ray actors; a context manager, since it may have started Ray."""
 
-    def __init__(self, make_user: MakeUser, actors: int = 2) -> None:
-        """Spread users of that make over `actors` processes.
+    def __init__(self, make_user: MakeUser, actors: int = 2, at_once: int = 1) -> None:
+        """Spread users of that make over `actors` processes, in each `at_once` on threads.
 
         Joins the cluster that RAY_ADDRESS names, or one this process is in already; otherwise
         starts one on this machine and ends it with `close`.
@@ -81,7 +82,7 @@ class RayWorld:
             raise InvalidInput(f"expected at least 1 actor, got {actors!r}")
         one = make_user()
         self.user, self.preset = one.id, one.preset
-        self._make_user, self._ray = make_user, _ray()
+        self._make_user, self._at_once, self._ray = make_user, at_once, _ray()
         self._folder = _start(self._ray, actors)
         self._shards = [self._actor() for _ in range(actors)]
         self._scripts: dict[int, Transcript] = {}
@@ -135,7 +136,7 @@ class RayWorld:
         self.close()
 
     def _actor(self) -> Any:
-        return self._ray.remote(num_cpus=0)(Shard).remote(self._make_user)
+        return self._ray.remote(num_cpus=0)(Shard).remote(self._make_user, self._at_once)
 
     def _forget(self, number: int) -> None:
         self._scripts.pop(number, None)

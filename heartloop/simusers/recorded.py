@@ -1,0 +1,97 @@
+"""Dialogues that have been held: their reactions replayed, their model answers given again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from heartloop.errors import CallFailure, EpisodeFailure, InvalidInput
+from heartloop.llm.base import Completion, Decoding, TokenLogprob
+from heartloop.simusers import dynamics
+from heartloop.simusers.base import UserState
+from heartloop.types import Episode, Message, Reaction, Scenario
+
+
+class RecordedUser:
+    """A simulated user that goes through one recorded episode again, word for word."""
+
+    def __init__(self, episode: Episode) -> None:
+        """Replay `episode`."""
+        self.id, self.preset = episode.user, dynamics.preset(episode.preset)
+        self._episode, self._turn = episode, 0
+
+    def open(self, scenario: Scenario, seed: int) -> Reaction:
+        """The recorded opening.
+
+        Raises:
+            InvalidInput: the episode is of another scenario or seed.
+        """
+        asked, held = (scenario.id, seed), (self._episode.scenario.id, self._episode.seed)
+        if asked != held:
+            raise InvalidInput(f"the recorded episode is of {held}, asked for {asked}")
+        self._turn = 0
+        return self._episode.opening
+
+    def react(self, history: Sequence[Message]) -> Reaction:
+        """The recorded reaction.
+
+        Raises:
+            EpisodeFailure: another reply was recorded, or none, or it was not scored then.
+        """
+        if self._turn >= len(self._episode.turns):
+            raise EpisodeFailure(f"the recorded episode ends after {self._turn} turns")
+        turn = self._episode.turns[self._turn]
+        if turn.reply.text != history[-1].content:
+            raise EpisodeFailure(
+                f"turn {self._turn} was recorded with the reply {turn.reply.text!r:.60}, "
+                f"got {history[-1].content!r:.60}"
+            )
+        if turn.reaction is None:
+            raise EpisodeFailure(f"turn {self._turn} was recorded without a reaction")
+        self._turn += 1
+        return turn.reaction
+
+    def snapshot(self) -> UserState:
+        """How far the replay is."""
+        return {"turn": self._turn}
+
+    def restore(self, state: UserState) -> None:
+        """Go on from there."""
+        self._turn = state["turn"]
+
+
+class RecordedAnswers:
+    """A chat model that gives the raw answers in an episode's record again, by their seeds."""
+
+    def __init__(self, episode: Episode, spec: str) -> None:
+        """Answer as the model `spec` did in `episode`."""
+        self.spec = spec
+        reactions = [episode.opening, *(t.reaction for t in episode.turns if t.reaction)]
+        self._calls: dict[tuple[Any, Any], dict[str, Any]] = {
+            (call.get("purpose"), call.get("seed")): call
+            for reaction in reactions
+            for call in reaction.record.get("calls", ())
+        }
+
+    async def __call__(
+        self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
+    ) -> Completion:
+        """The recorded answer.
+
+        Raises:
+            CallFailure: none was recorded with that seed.
+        """
+        call = self._calls.get((purpose, decoding.seed))
+        if call is None:
+            raise CallFailure(f"the record holds no {purpose!r} answer with seed {decoding.seed!r}")
+        tokens = tuple(TokenLogprob.model_validate(token) for token in call.get("logprobs", ()))
+        return Completion(
+            text=call["raw"],
+            model=call["model"],
+            finish=call["finish"],
+            prompt_tokens=call["prompt_tokens"],
+            completion_tokens=call["completion_tokens"],
+            request_id=call["request_id"],
+            logprobs=tokens,
+            structured=call["structured"],
+        )

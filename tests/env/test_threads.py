@@ -1,0 +1,86 @@
+"""Checks of the world whose users wait: no dialogue holds up another, and nothing else changes."""
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pytest
+
+from heartloop.env.play import LocalWorld, Task, play_many
+from heartloop.env.threads import ThreadedWorld
+from heartloop.errors import EndpointFailure, EpisodeFailure, InvalidInput
+from heartloop.types import Message, Reaction, Reply, StopReason
+from tests.fakes import ToyPolicy, ToyUser, toy_scenario
+
+TASKS = [Task(toy_scenario(f"toy-{i}"), seed=i) for i in range(12)]
+
+
+class SlowUser(ToyUser):
+    """Takes its time."""
+
+    together = 0
+    most = 0
+    lock = threading.Lock()
+
+    def react(self, history: Sequence[Message]) -> Reaction:
+        with SlowUser.lock:
+            SlowUser.together += 1
+            SlowUser.most = max(SlowUser.most, SlowUser.together)
+        time.sleep(0.01)
+        with SlowUser.lock:
+            SlowUser.together -= 1
+        return super().react(history)
+
+
+class DeadUser(ToyUser):
+    """Its endpoint is gone."""
+
+    def react(self, history: Sequence[Message]) -> Reaction:
+        raise EndpointFailure("http://127.0.0.1:9 is gone")
+
+
+def test_the_dialogues_are_those_of_a_plain_world():
+    alone = play_many(LocalWorld(ToyUser), ToyPolicy(), TASKS)
+    assert play_many(ThreadedWorld(SlowUser), ToyPolicy(), TASKS) == alone
+    assert play_many(ThreadedWorld(SlowUser, at_once=2), ToyPolicy(), TASKS, batch=5) == alone
+
+
+def test_users_wait_side_by_side_up_to_the_limit():
+    SlowUser.most = 0
+    play_many(ThreadedWorld(SlowUser, at_once=4), ToyPolicy(), TASKS)
+    assert 2 <= SlowUser.most <= 4
+
+
+def test_a_dead_endpoint_ends_the_run():
+    with pytest.raises(EndpointFailure, match="is gone"):
+        play_many(ThreadedWorld(DeadUser), ToyPolicy(), TASKS)
+
+
+def test_a_failed_reaction_ends_its_own_dialogue_only():
+    def answer(prompt):
+        return "fail" if prompt.history[0].content == "mine" else "I hear you."
+
+    tasks = [Task(toy_scenario("a", "mine"), 0), Task(toy_scenario("b"), 0)]
+    lost, whole = play_many(ThreadedWorld(ToyUser), ToyPolicy(answer), tasks)
+    assert lost.stop is StopReason.ERROR
+    assert whole.stop is not StopReason.ERROR
+
+
+def test_a_policy_without_a_reply_ends_its_own_dialogue_in_an_error():
+    class Patchy(ToyPolicy):
+        def __call__(self, prompts):
+            first = TASKS[0].scenario.opener
+            return [
+                EpisodeFailure("no answer") if p.history[0].content == first else Reply(text="Oh.")
+                for p in prompts
+            ]
+
+    tasks = [TASKS[0], Task(toy_scenario("other", "Something else happened."), 0)]
+    lost, whole = play_many(LocalWorld(ToyUser), Patchy(), tasks)
+    assert (lost.stop, lost.error, lost.turns) == (StopReason.ERROR, "no answer", ())
+    assert len(whole.turns) == 8
+
+
+def test_at_least_one_user_may_react_at_a_time():
+    with pytest.raises(InvalidInput, match="at_once"):
+        ThreadedWorld(ToyUser, at_once=0)

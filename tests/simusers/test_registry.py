@@ -1,0 +1,131 @@
+"""Checks of users by name and by id."""
+
+import pytest
+
+from heartloop.env.play import Dialogue, LocalWorld, Task, play_many
+from heartloop.env.verify import check
+from heartloop.errors import InvalidInput, UnknownName
+from heartloop.simusers import dynamics
+from heartloop.simusers.recorded import RecordedUser
+from heartloop.simusers.registry import AT_ONCE, at_once, make_user, reader_of
+from heartloop.simusers.sage import SageUser
+from heartloop.types import Reply, StopReason
+from tests.fakes import ToyPolicy, ToyUser, toy_episode, toy_scenario
+from tests.simusers.scripted import Scripted
+
+URL = "openai:judge@http://127.0.0.1:9/v1"
+
+
+@pytest.mark.parametrize(
+    ("spec", "style"),
+    [("sage", "evaluator"), ("sage-trainer", "trainer"), ("sage-single", "single")],
+)
+def test_a_model_plays_users_in_three_styles(spec, style):
+    user = make_user(f"{spec}:{URL}", "sage-eval")
+    assert isinstance(user, SageUser)
+    assert f":{style}+openai:judge@http://127.0.0.1:9/v1" in user.id
+    assert user.preset.name == "sage-eval"
+    assert at_once(f"{spec}:{URL}") == AT_ONCE
+
+
+def test_an_id_makes_the_same_user_again():
+    user = make_user(f"sage,samples=3,temperature=0.7,language=en:{URL}?concurrency=4")
+    assert "samples=3" in user.id
+    assert "concurrency" not in user.id
+    assert make_user(user.id).id == user.id
+
+
+def test_the_embedded_user_waits_for_nobody():
+    assert at_once("embedded") == at_once(make_user("embedded").id) == 1
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "words"),
+    [
+        ("sagee:x", UnknownName, "did you mean 'sage'"),
+        ("sage", InvalidInput, "needs a model"),
+        ("sage:", InvalidInput, "needs a model"),
+        (f"sage,sample=3:{URL}", UnknownName, "did you mean 'samples'"),
+        (f"sage,samples=three:{URL}", InvalidInput, "samples=three"),
+        (f"sage,expected=maybe:{URL}", InvalidInput, "expected=maybe"),
+        ("sage:openia:x@http://a/v1", UnknownName, "openai"),
+        ("sage:openai:x", InvalidInput, "openai:MODEL@BASE_URL"),
+    ],
+)
+def test_a_wrong_spec_is_named(spec, error, words):
+    with pytest.raises(error, match=words.replace("?", r"\?")):
+        make_user(spec)
+
+
+def sage_episode(style="evaluator"):
+    user = SageUser(Scripted(), dynamics.preset("default"), style)
+    dialogue = Dialogue(user, toy_scenario(), 3)
+    while dialogue.stop is None:
+        dialogue.step(Reply(text=f"So the keys are gone, number {len(dialogue.turns)}."))
+    return dialogue.episode("toy-policy")
+
+
+@pytest.mark.parametrize("style", ["evaluator", "trainer", "single"])
+def test_an_episode_of_a_model_is_recomputed_from_its_raw_answers(style):
+    episode = sage_episode(style)
+    assert len(episode.turns) > 1
+    assert list(check(episode)) == []
+    assert reader_of(episode, dynamics.preset("default")).id == episode.user
+
+
+def changed(episode, path, value):
+    """The episode with one leaf of its record changed."""
+    record = episode.model_dump(mode="json")
+    *steps, last = path
+    place = record
+    for step in steps:
+        place = place[step]
+    place[last] = value
+    return type(episode).model_validate(record)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("turns", 1, "reaction", "emotion"), 99.0),
+        (("turns", 1, "reaction", "change"), 9.0),
+        (("turns", 1, "reaction", "text"), "I feel wonderful."),
+        (("turns", 1, "reaction", "record", "calls", 0, "prompt_sha256"), "0" * 64),
+        (("turns", 0, "reply", "text"), "You are right about everything."),
+        (("scenario", "felt"), "joy"),
+    ],
+)
+def test_one_changed_leaf_is_found(path, value):
+    assert list(check(changed(sage_episode(), path, value)))
+
+
+def test_a_recorded_user_says_again_what_it_said():
+    (episode,) = play_many(LocalWorld(ToyUser), ToyPolicy(), [Task(toy_scenario(), 5)])
+    again = Dialogue(RecordedUser(episode), episode.scenario, episode.seed)
+    for turn in episode.turns:
+        assert again.step(turn.reply).reaction == turn.reaction
+    assert again.stop == episode.stop
+
+
+def test_a_recorded_user_knows_no_other_reply():
+    episode = toy_episode("I hear you.", "Go on.", emotions=(44, 50))
+    again = Dialogue(RecordedUser(episode), episode.scenario, episode.seed)
+    again.step(Reply(text="Never mind."))
+    assert again.stop is StopReason.ERROR
+    assert "was recorded with the reply 'I hear you.'" in again.error
+
+
+def test_a_recorded_user_goes_back_to_a_snapshot():
+    episode = toy_episode("I hear you.", "Go on.", emotions=(44, 50))
+    user = RecordedUser(episode)
+    user.open(episode.scenario, episode.seed)
+    state = user.snapshot()
+    first = user.react(episode.history[:2])
+    user.restore(state)
+    assert user.react(episode.history[:2]) == first
+
+
+def test_a_recorded_user_plays_no_other_scenario():
+    user = RecordedUser(toy_episode("I hear you."))
+    with pytest.raises(InvalidInput, match="the recorded episode is of"):
+        user.open(toy_scenario("other"), 1)
