@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint for simulated users, policies and a scripted brain."""
