@@ -26,10 +26,15 @@ scenarios_app = typer.Typer(help="Build, list, show and validate scenarios.", **
 app.add_typer(scenarios_app, name="scenarios")
 
 _Policy = Annotated[
-    str, typer.Argument(help='A scripted policy, "seedling", a folder, hf:ID or hacker:NAME.')
+    str,
+    typer.Argument(
+        help='A scripted policy, "seedling", a folder, hf:ID, openai:NAME@URL or hacker:NAME.'
+    ),
 ]
 _Source = Annotated[str, typer.Option("--scenarios", help='"train", "test" or a file.')]
-_User = Annotated[str, typer.Option(help="Simulated user.")]
+_User = Annotated[
+    str, typer.Option(help='Simulated user: "embedded", or "sage:" with a model (openai:NAME@URL).')
+]
 _Preset = Annotated[str, typer.Option(help="Rules of the dialogue.")]
 _Reward = Annotated[str, typer.Option(help='Rewards, such as "final+0.2*length".')]
 _Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
@@ -111,7 +116,7 @@ def train(
 def warmup(
     out: Annotated[Path, typer.Option(help="Folder of the model; must not hold files.")],
     seed: _Seed = 7,
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 1400,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2050,
     batch: Annotated[int, typer.Option(min=1, help="Dialogues a step.")] = 8,
     minutes: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
     resume: _Resume = False,
@@ -137,8 +142,11 @@ def evaluate(
     reward: _Reward = "final",
     seed: _Seed = 0,
     out: Annotated[Path | None, typer.Option(help="New file for the episodes.")] = None,
+    max_errored: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of unscored dialogues that fails the run.")
+    ] = 0.1,
     as_json: _Json = False,
-) -> None:
+) -> int:
     """Measure a policy on many scenarios."""
     from heartloop.policy.evals import show
     from heartloop.policy.evals.evaluate import evaluate, summary
@@ -149,9 +157,94 @@ def evaluate(
         actor, people, user=user, preset=preset, reward=reward, seed=seed, out=out, batch=50,
     ))  # fmt: skip
     if as_json:
+        print(json.dumps(found.model_dump(mode="json") | {"usage": _usage()}, indent=2))
+    else:
+        _print([*show.summary(policy, found), *show.usage()])
+    lost = f"{found.errored} of {found.episodes} dialogues could not be scored"
+    return _complain(lost, 1) if found.errored > max_errored * found.episodes else 0
+
+
+def _usage() -> Any:
+    from heartloop.llm import LEDGER
+
+    return LEDGER.record()
+
+
+_Episodes = Annotated[list[Path], typer.Argument(help="Files of episodes.")]
+_NewJsonl = Annotated[Path | None, typer.Option(help="New file for the results.")]
+
+
+@app.command(epilog="Example: heartloop rescore runs/seedling/eval-after.jsonl --user embedded")
+def rescore(
+    files: _Episodes,
+    user: Annotated[str | None, typer.Option(help="Simulated user that scores.")] = None,
+    preset: _Preset = "default",
+    reward: Annotated[str | None, typer.Option(help="Reward that scores.")] = None,
+    out: _NewJsonl = None,
+    as_json: _Json = False,
+) -> int:
+    """Score stored dialogues again with another user or reward; no policy is called."""
+    from heartloop.env.record import read
+    from heartloop.errors import InvalidInput
+    from heartloop.policy.evals import show
+    from heartloop.policy.evals.rescore import agreement, rescore_files
+
+    if user is None and reward is None:
+        raise InvalidInput("nothing to score with: give --user, --reward or both")
+    episodes = (episode for path in files for _, episode in read(path))
+    found = agreement(rescore_files(episodes, user, preset, reward, out))
+    if as_json:
         print(found.model_dump_json(indent=2))
     else:
-        _print(show.summary(policy, found))
+        _print([*show.agreement(found), *show.usage()])
+    return 1 if found.errored == found.dialogues else 0
+
+
+@app.command(epilog="Example: heartloop repeatability run.jsonl --user sage:openai:NAME@URL")
+def repeatability(
+    files: _Episodes,
+    user: Annotated[str, typer.Option(help='"sage:" with a model.')],
+    preset: _Preset = "default",
+    number: Annotated[int, typer.Option(min=1, help="Replies, from the first.")] = 100,
+    times: Annotated[int, typer.Option(min=2, help="Scorings of each.")] = 5,
+    seed: _Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="New file for the figures.")] = None,
+) -> int:
+    """Score the same replies several times: how often do signs flip, how far do they spread?"""
+    from heartloop.env.record import read
+    from heartloop.errors import InvalidInput
+    from heartloop.policy.evals.repeatability import repeatability, save
+    from heartloop.simusers.registry import make_user
+    from heartloop.simusers.sage import SageUser
+
+    judge = make_user(user, preset)
+    if not isinstance(judge, SageUser):
+        raise InvalidInput(f"expected a user that a model plays, got {user!r}: its rules repeat")
+    episodes = (episode for path in files for _, episode in read(path))
+    found = repeatability(judge, episodes, number, times, seed)
+    if out:
+        save(found, out)
+    print(found.model_dump_json(indent=2, exclude={"changes"}))
+    return 1 if found.errored == found.contexts else 0
+
+
+@app.command(epilog="Example: heartloop serve embedded reflective brain --port 8000")
+def serve(
+    models: Annotated[
+        list[str], typer.Argument(help='"embedded", "brain" (a scripted SAGE user), policies.')
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    public: Annotated[
+        bool, typer.Option("--public", help="Allow a host that others can reach.")
+    ] = False,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Answer with the appraisal.")] = False,
+    preset: _Preset = "default",
+) -> None:
+    """Offer simulated users and policies as an OpenAI-compatible endpoint."""
+    from heartloop.policy.serve.app import serve
+
+    serve(models, host, port, public, reveal, preset)
 
 
 @app.command(epilog="Example: heartloop stress --policy seedling --number 50")
@@ -276,11 +369,12 @@ def version() -> None:
     """Print the versions that scores depend on."""
     from importlib.metadata import version
 
-    from heartloop.simusers.registry import USERS, make_user
+    from heartloop.simusers.registry import STYLES, make_user
+    from heartloop.simusers.sage_record import reader
 
     print("heartloop", version("heartloop"))
-    for name in USERS:
-        print(make_user(name).id)
+    for user in (make_user("embedded").id, *map(reader, STYLES.values())):
+        print(user)
 
 
 def _make_policy(spec: str) -> Policy:

@@ -1,4 +1,4 @@
-"""Policies by name: scripted ones, the shipped seedling, and any causal LM folder."""
+"""Policies by name: scripted ones, the shipped seedling, any causal LM, any endpoint."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ from pathlib import Path
 
 from heartloop.env.play import Policy, Prompt
 from heartloop.errors import InvalidInput, unknown
+from heartloop.llm import Decoding, make_model
+from heartloop.llm.ledger import bare
 from heartloop.policy import scripted
+from heartloop.policy.chat import ChatPolicy
 from heartloop.policy.model import LanguageModel, ModelPolicy, Sampling
 
 __all__ = ["SEEDLING", "Policy", "Prompt", "make_policy", "policy_names"]
@@ -28,8 +31,9 @@ def make_policy(
     """The policy that `spec` stands for.
 
     Args:
-        spec: A scripted policy's name, "seedling", "hf:" with a folder or hub id, or a folder that
-            holds a model or a training run (its newest checkpoint is taken).
+        spec: A scripted policy's name, "seedling", "hf:" with a folder or hub id, a folder that
+            holds a model or a training run (its newest checkpoint is taken), or a chat model as
+            "openai:NAME@URL" or "vllm:PATH".
         sampling: How a model draws its replies.
         thinking: Ask the model's chat template for a think block.
         device: Where the model runs; None takes an accelerator when there is one.
@@ -40,9 +44,22 @@ def make_policy(
     """
     if spec in scripted.SCRIPTED:
         return scripted.make(spec)
+    if spec.startswith(("openai:", "vllm:")):
+        return ChatPolicy(make_model(spec), bare(spec), _decoding(sampling))
     path, name = _place(spec)
     model = LanguageModel.load(path, thinking=thinking, device=device)
     return ModelPolicy(model, sampling or Sampling(), name)
+
+
+def _decoding(sampling: Sampling | None) -> Decoding:
+    """How a chat model answers: long enough for whatever it has to say, unless told otherwise."""
+    if sampling is None:
+        return Decoding(temperature=1.0, max_tokens=1024)
+    return Decoding(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_tokens=sampling.max_new_tokens,
+    )
 
 
 def _place(spec: str) -> tuple[str, str]:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from pydantic import Field
 
-from heartloop.env.play import LocalWorld, Policy, Task, play_many
+from heartloop.env.play import Policy, Task, play_many
 from heartloop.env.record import EpisodeWriter
+from heartloop.env.threads import world
 from heartloop.errors import InvalidInput
 from heartloop.policy.evals.stats import Interval, commonest, distinct, interval
 from heartloop.rewards import reward as read_reward
 from heartloop.simusers import dynamics
-from heartloop.simusers.registry import make_user
+from heartloop.simusers.registry import at_once, make_user
 from heartloop.types import Episode, Scenario, StopReason, Value
 
 SUCCESS, FAILURE = 100.0, 10.0
@@ -65,13 +66,13 @@ def evaluate(
         OutputRefused: `out` exists or cannot be written.
     """
     rules, scorer = dynamics.preset(preset), read_reward(reward)
-    world = LocalWorld(lambda: make_user(user, rules))
+    stage = world(lambda: make_user(user, rules), at_once(user))
     tasks = [Task(scenario, seed) for scenario in scenarios]
     heard = [on_episode] if on_episode else []
     if out is None:
-        return play_many(world, policy, tasks, scorer, batch, _tell(heard))
+        return play_many(stage, policy, tasks, scorer, batch, _tell(heard))
     with EpisodeWriter(out) as writer:
-        return play_many(world, policy, tasks, scorer, batch, _tell([writer.write, *heard]))
+        return play_many(stage, policy, tasks, scorer, batch, _tell([writer.write, *heard]))
 
 
 def _tell(listeners: Sequence[Callable[[Episode], object]]) -> Callable[[Episode], None]:

@@ -13,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from heartloop.emotion import Band, band
+from heartloop.llm import LEDGER
 from heartloop.policy.evals.evaluate import Summary
 from heartloop.policy.evals.figures import emotions
+from heartloop.policy.evals.rescore import Agreement
 from heartloop.policy.evals.stats import Interval
 from heartloop.types import Episode, Reaction
 
@@ -139,6 +141,39 @@ def _score(played: Episode) -> str:
     if played.score is None or played.score.value is None:
         return ""
     return f", {plain(played.reward)} {played.score.value:.3f}"
+
+
+def usage() -> Iterable[RenderableType]:
+    """What the models called so far took; nothing where none was."""
+    rows = [(purpose, used) for (_, purpose), used in LEDGER.entries().items()]
+    if not rows:
+        return
+    grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("calls for", "calls", "failed", "retries", "tokens in", "out", "cost"):
+        grid.add_column(column, justify="left" if column == "calls for" else "right")
+    for name, used in [*rows, ("total", LEDGER.total())]:
+        counts = (used.calls, used.failures, used.retries, used.prompt_tokens)
+        cells = (*map(str, counts), str(used.completion_tokens), f"{used.cost:.4f}")
+        grid.add_row(plain(name), *cells)
+    yield grid
+
+
+def agreement(found: Agreement) -> Iterable[RenderableType]:
+    """Recorded and new scores side by side."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    scored = f"{found.dialogues}, of which {found.errored} could not be scored"
+    grid.add_row("dialogues", Text(scored))
+    for label, value in (
+        ("recorded final", found.recorded),
+        ("rescored final", found.rescored),
+        ("difference", found.difference),
+    ):
+        grid.add_row(label, Text(str(value)))
+    grid.add_row("same sign of change", Text(f"{found.same_sign:.0%}"))
+    related = "none: one of them never differs" if found.correlation is None else None
+    grid.add_row("correlation of finals", Text(related or f"{found.correlation:.2f}"))
+    yield grid
 
 
 def summary(name: str, found: Summary) -> Iterable[RenderableType]:

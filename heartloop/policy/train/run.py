@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from heartloop import config as settings
 from heartloop.config import TrainConfig
-from heartloop.env.play import LocalWorld, Task, World
+from heartloop.env.play import Task, World
 from heartloop.env.record import EpisodeWriter
+from heartloop.env.threads import world
 from heartloop.errors import ConfigError, InvalidInput, MissingExtra, OutputRefused, extra
 from heartloop.policy.base import make_policy
 from heartloop.policy.evals import report
@@ -24,7 +25,7 @@ from heartloop.policy.train import checkpoint
 from heartloop.policy.train.screen import Screen
 from heartloop.rewards import reward
 from heartloop.simusers import dynamics
-from heartloop.simusers.registry import make_user
+from heartloop.simusers.registry import at_once, make_user
 from heartloop.simusers.scenario import scenarios
 from heartloop.types import Scenario
 
@@ -108,11 +109,12 @@ class _Cast:
 
     def world(self) -> AbstractContextManager[World]:
         """Where the users live."""
+        several = at_once(self._config.world.user)
         if not self._config.world.actors:
-            return nullcontext(LocalWorld(self.make_user))
+            return nullcontext(world(self.make_user, several))
         from heartloop.policy.parallel import RayWorld
 
-        return RayWorld(self.make_user, self._config.world.actors)
+        return RayWorld(self.make_user, self._config.world.actors, several)
 
 
 def _load(config: TrainConfig) -> ModelPolicy:
