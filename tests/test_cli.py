@@ -41,7 +41,13 @@ def test_every_command_explains_itself_with_an_example(capsys):
     assert code == 0
     commands = out.split("Commands:")[1].splitlines()[1:]
     names = [line.split()[0] for line in commands if line.strip()]
-    assert names == ("play train warmup evaluate stress verify report version scenarios".split())
+    assert (
+        names
+        == (
+            "play train warmup evaluate rescore repeatability serve stress verify report version "
+            "scenarios"
+        ).split()
+    )
     pages = [[n] for n in names[:-1]] + [
         ["scenarios", n] for n in "build list show validate".split()
     ]

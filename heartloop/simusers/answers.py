@@ -190,7 +190,7 @@ def parse(form: Form, raw: str) -> Appraised | Spoken:
     except (ValidationError, ValueError, RecursionError) as error:
         raise CallFailure(
             f"expected {form!r} as JSON with {', '.join(_ORDER[form])}; {_reason(error)}; "
-            f"got {clean(raw)[:200]!r}: ask again, or use a model that follows JSON schemas"
+            f"got {clean(raw[:400])[:200]!r}: ask again, or use a model that follows JSON schemas"
         ) from None
 
 
@@ -279,7 +279,9 @@ def number_tokens(tokens: Sequence[TokenLogprob], change: float) -> list[TokenLo
     return list(_covering(tokens, *spans[-1]))
 
 
-_STATED = re.compile(r"change[\"*\s]*[:\uff1a][\"*\s]*(?P<n>[+-]?\d+(?:\.\d+)?)", re.IGNORECASE)
+_STATED = re.compile(
+    r"change[\"*\s]*[:\uff1a][\"*\s:\uff1a]*(?P<n>[+-]?\d+(?:\.\d+)?)", re.IGNORECASE
+)
 
 
 def _covering(tokens: Sequence[TokenLogprob], start: int, end: int) -> Iterator[TokenLogprob]:

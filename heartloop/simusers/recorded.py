@@ -60,6 +60,10 @@ class RecordedUser:
         self._turn = state["turn"]
 
 
+_LABEL = TokenLogprob(token="Change:", logprob=0.0)
+"""Stands before the recorded tokens, which are those of the number alone."""
+
+
 class RecordedAnswers:
     """A chat model that gives the raw answers in an episode's record again, by their seeds."""
 
@@ -84,7 +88,7 @@ class RecordedAnswers:
         call = self._calls.get((purpose, decoding.seed))
         if call is None:
             raise CallFailure(f"the record holds no {purpose!r} answer with seed {decoding.seed!r}")
-        tokens = tuple(TokenLogprob.model_validate(token) for token in call.get("logprobs", ()))
+        kept = [TokenLogprob.model_validate(token) for token in call.get("logprobs", ())]
         return Completion(
             text=call["raw"],
             model=call["model"],
@@ -92,6 +96,6 @@ class RecordedAnswers:
             prompt_tokens=call["prompt_tokens"],
             completion_tokens=call["completion_tokens"],
             request_id=call["request_id"],
-            logprobs=tokens,
+            logprobs=(_LABEL, *kept) if kept else (),
             structured=call["structured"],
         )

@@ -5,13 +5,14 @@ import pytest
 from heartloop.env.play import Dialogue, LocalWorld, Task, play_many
 from heartloop.env.verify import check
 from heartloop.errors import InvalidInput, UnknownName
+from heartloop.llm import Completion, TokenLogprob
 from heartloop.simusers import dynamics
 from heartloop.simusers.recorded import RecordedUser
 from heartloop.simusers.registry import AT_ONCE, at_once, make_user, reader_of
 from heartloop.simusers.sage import SageUser
 from heartloop.types import Reply, StopReason
 from tests.fakes import ToyPolicy, ToyUser, toy_episode, toy_scenario
-from tests.simusers.scripted import Scripted
+from tests.simusers.scripted import Scripted, usual
 
 URL = "openai:judge@http://127.0.0.1:9/v1"
 
@@ -71,6 +72,24 @@ def test_an_episode_of_a_model_is_recomputed_from_its_raw_answers(style):
     assert len(episode.turns) > 1
     assert list(check(episode)) == []
     assert reader_of(episode, dynamics.preset("default")).id == episode.user
+
+
+def test_a_mean_over_token_probabilities_is_recomputed_too():
+    def script(purpose, block, decoding):
+        if purpose != "appraise":
+            return usual(purpose, block, decoding)
+        text = '{"completion": "half", "analysis": "so so", "change": 4}'
+        pieces = [text[: text.index(": 4") + 1], " 4", "}"]
+        tops = {" 4": {" 4": -0.1, " 7": -2.0}}
+        tokens = [TokenLogprob(token=p, logprob=-0.1, top=tops.get(p, {})) for p in pieces]
+        return Completion(text=text, model="scripted", logprobs=tuple(tokens))
+
+    user = SageUser(Scripted(script), dynamics.preset("default"), expected=True)
+    dialogue = Dialogue(user, toy_scenario(), 3)
+    dialogue.step(Reply(text="I hear you."))
+    change = dialogue.turns[0].reaction.change
+    assert 4 < change < 7
+    assert list(check(dialogue.episode("toy-policy"))) == []
 
 
 def changed(episode, path, value):
