@@ -39,6 +39,9 @@ _Preset = Annotated[str, typer.Option(help="Rules of the dialogue.")]
 _Reward = Annotated[str, typer.Option(help='Rewards, such as "final+0.2*length".')]
 _Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+_MaxErrored = Annotated[
+    float, typer.Option(min=0, max=1, help="Share that may stay unscored before it exits 1.")
+]
 _Resume = Annotated[bool, typer.Option("--resume", help="Go on with what is in the folder.")]
 
 
@@ -82,7 +85,7 @@ def play(
     reward: _Reward = "final",
     seed: _Seed = 0,
     out: Annotated[Path | None, typer.Option(help="New file for the episode.")] = None,
-) -> None:
+) -> int:
     """Play one scored dialogue, with its emotion trace."""
     from heartloop.policy.evals import show
     from heartloop.policy.evals.evaluate import evaluate
@@ -93,6 +96,7 @@ def play(
         actor, [chosen], user=user, preset=preset, reward=reward, seed=seed, out=out
     )
     _print(show.episode(played))
+    return _lost(int(bool(played.error)), 1, 0)
 
 
 @app.command(epilog="Example: heartloop train configs/seedling.toml --set grpo.steps=20")
@@ -142,9 +146,10 @@ def evaluate(
     reward: _Reward = "final",
     seed: _Seed = 0,
     out: Annotated[Path | None, typer.Option(help="New file for the episodes.")] = None,
-    max_errored: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of unscored dialogues that fails the run.")
-    ] = 0.1,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Most dialogues at a time; 64 where users wait.")
+    ] = None,
+    max_errored: _MaxErrored = 0.1,
     as_json: _Json = False,
 ) -> int:
     """Measure a policy on many scenarios."""
@@ -154,14 +159,20 @@ def evaluate(
     people = _scenarios(source)[:number]
     actor = _make_policy(policy)
     found = summary(evaluate(
-        actor, people, user=user, preset=preset, reward=reward, seed=seed, out=out, batch=50,
+        actor, people, user=user, preset=preset, reward=reward, seed=seed, out=out, batch=batch,
     ))  # fmt: skip
     if as_json:
         print(json.dumps(found.model_dump(mode="json") | {"usage": _usage()}, indent=2))
     else:
         _print([*show.summary(policy, found), *show.usage()])
-    lost = f"{found.errored} of {found.episodes} dialogues could not be scored"
-    return _complain(lost, 1) if found.errored > max_errored * found.episodes else 0
+    return _lost(found.errored, found.episodes, max_errored)
+
+
+def _lost(errored: int, number: int, most: float) -> int:
+    """Exit code of a run of which a part could not be scored."""
+    if errored <= most * number:
+        return 0
+    return _complain(f"{errored} of {number} could not be scored, more than {most:.0%}", 1)
 
 
 def _usage() -> Any:
@@ -178,9 +189,12 @@ _NewJsonl = Annotated[Path | None, typer.Option(help="New file for the results."
 def rescore(
     files: _Episodes,
     user: Annotated[str | None, typer.Option(help="Simulated user that scores.")] = None,
-    preset: _Preset = "default",
+    preset: Annotated[
+        str | None, typer.Option(help="Rules of the dialogue; default: as recorded.")
+    ] = None,
     reward: Annotated[str | None, typer.Option(help="Reward that scores.")] = None,
     out: _NewJsonl = None,
+    max_errored: _MaxErrored = 0.1,
     as_json: _Json = False,
 ) -> int:
     """Score stored dialogues again with another user or reward; no policy is called."""
@@ -197,7 +211,7 @@ def rescore(
         print(found.model_dump_json(indent=2))
     else:
         _print([*show.agreement(found), *show.usage()])
-    return 1 if found.errored == found.dialogues else 0
+    return _lost(found.errored, found.dialogues, max_errored)
 
 
 @app.command(epilog="Example: heartloop repeatability run.jsonl --user sage:openai:NAME@URL")
@@ -209,6 +223,7 @@ def repeatability(
     times: Annotated[int, typer.Option(min=2, help="Scorings of each.")] = 5,
     seed: _Seed = 0,
     out: Annotated[Path | None, typer.Option(help="New file for the figures.")] = None,
+    max_errored: _MaxErrored = 0.1,
 ) -> int:
     """Score the same replies several times: how often do signs flip, how far do they spread?"""
     from heartloop.env.record import read
@@ -225,7 +240,7 @@ def repeatability(
     if out:
         save(found, out)
     print(found.model_dump_json(indent=2, exclude={"changes"}))
-    return 1 if found.errored == found.contexts else 0
+    return _lost(found.errored, found.contexts, max_errored)
 
 
 @app.command(epilog="Example: heartloop serve embedded reflective brain --port 8000")

@@ -4,7 +4,13 @@ import importlib
 
 import pytest
 
-ROOMS = ["heartloop", "heartloop.env", "heartloop.llm", "heartloop.rewards", "heartloop.policy.base"]
+ROOMS = [
+    "heartloop",
+    "heartloop.env",
+    "heartloop.llm",
+    "heartloop.rewards",
+    "heartloop.policy.base",
+]
 
 
 @pytest.mark.parametrize("name", ROOMS)

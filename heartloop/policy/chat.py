@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from heartloop.env.play import Prompt
 from heartloop.errors import CallFailure, EpisodeFailure
-from heartloop.llm import ChatModel, Decoding
+from heartloop.llm import ChatModel, Completion, Decoding
 from heartloop.llm.base import wait
 from heartloop.types import Message, Reply
 
@@ -48,9 +48,22 @@ class ChatPolicy:
         decoding = self.decoding.model_copy(update={"seed": prompt.seed % 2**31})
         try:
             said = await self.model(_messages(prompt.history), decoding, "policy")
+            return _read(said)
         except CallFailure as failure:
             return failure
-        return Reply.parse(said.text)
+
+
+def _read(said: Completion) -> Reply:
+    """The reply; an answer in which nothing is said to the person is none."""
+    reply = Reply.parse(said.text)
+    if not reply.text.strip() or (
+        reply.think is None and reply.text.lstrip().startswith("<think>")
+    ):
+        raise CallFailure(
+            f"{said.model} said nothing to the person (finish {said.finish!r}): {said.text!r:.80}; "
+            "more max_tokens may help where it was still thinking"
+        )
+    return reply
 
 
 def _messages(history: Sequence[Message]) -> list[Message]:

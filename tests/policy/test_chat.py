@@ -76,6 +76,13 @@ def test_a_call_that_was_given_up_fails_its_own_dialogue_only():
     assert len(whole.turns) == 8
 
 
+@pytest.mark.parametrize("said", ["", "  ", "<think>still at it", "<think>a</think>  "])
+def test_an_answer_that_says_nothing_is_no_reply(said):
+    (failure,) = policy(Model(lambda messages, decoding: said))(prompts("hello"))
+    assert isinstance(failure, CallFailure)
+    assert "said nothing to the person" in str(failure)
+
+
 def test_a_dead_endpoint_ends_the_run():
     def answer(messages, decoding):
         raise EndpointFailure("http://127.0.0.1:9 is gone")

@@ -18,6 +18,8 @@ from heartloop.simusers import dynamics
 from heartloop.simusers.registry import at_once, make_user
 from heartloop.types import Episode, Scenario, StopReason, Value
 
+_BATCH = 50
+"""Dialogues with a policy at a time, unless more wait for a model anyway."""
 SUCCESS, FAILURE = 100.0, 10.0
 """Final emotion at which a dialogue counts as won, and below which as lost."""
 
@@ -57,7 +59,7 @@ def evaluate(
         preset: Name of the rules.
         reward: Spec of the reward that scores each episode.
         seed: Of the simulated users.
-        batch: Most dialogues at a time; None for all.
+        batch: Most dialogues at a time; None for what suits the user.
         out: Takes each episode as soon as it ends; a path that exists is refused.
         on_episode: Called with each episode as soon as it ends.
 
@@ -66,7 +68,9 @@ def evaluate(
         OutputRefused: `out` exists or cannot be written.
     """
     rules, scorer = dynamics.preset(preset), read_reward(reward)
-    stage = world(lambda: make_user(user, rules), at_once(user))
+    several = at_once(user)
+    batch = batch or max(several, _BATCH)
+    stage = world(lambda: make_user(user, rules), 1 if several == 1 else batch)
     tasks = [Task(scenario, seed) for scenario in scenarios]
     heard = [on_episode] if on_episode else []
     if out is None:

@@ -11,14 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from heartloop.env.play import MakeUser
 from heartloop.errors import EpisodeFailure, InvalidInput, OutputRefused
 from heartloop.policy.evals.stats import Interval, interval, paired
 from heartloop.rewards import reward as read_reward
 from heartloop.rewards.base import Reward
 from heartloop.simusers import dynamics
+from heartloop.simusers.base import SimUser
 from heartloop.simusers.registry import at_once, make_user
 from heartloop.types import Episode, Message, Score, Value
+
+MakeFor = Callable[[Episode], SimUser]
+"""Makes the user that is to score an episode."""
 
 
 class Rescored(Value):
@@ -58,14 +61,14 @@ class Agreement(Value):
 
 
 def rescore(
-    episodes: Iterable[Episode], maker: MakeUser | None, reward: Reward | None = None,
+    episodes: Iterable[Episode], maker: MakeFor | None, reward: Reward | None = None,
     at_once: int = 1, on_result: Callable[[Rescored], object] = lambda found: None,
 ) -> list[Rescored]:  # fmt: skip
     """Score stored dialogues again.
 
     Args:
         episodes: What was said.
-        maker: Makes the users that score; None leaves the emotions as recorded.
+        maker: Makes the user that scores an episode; None leaves the emotions as recorded.
         reward: Scores each recorded episode too.
         at_once: Dialogues at a time, for users that wait for a model.
         on_result: Called with each result, in the order of the episodes.
@@ -83,20 +86,23 @@ def rescore(
 
 
 def rescore_files(
-    episodes: Iterable[Episode], user: str | None, preset: str, reward: str | None,
+    episodes: Iterable[Episode], user: str | None, preset: str | None, reward: str | None,
     out: Path | None = None,
 ) -> list[Rescored]:  # fmt: skip
     """Score stored dialogues again by names, each result a line of `out` as soon as it is there.
+
+    Without a preset, each dialogue is scored by the rules it was recorded with.
 
     Raises:
         UnknownName: no such user, preset or reward.
         OutputRefused: `out` exists or cannot be written.
     """
-    rules, scorer = dynamics.preset(preset), read_reward(reward) if reward else None
-    maker = partial(make_user, user, rules) if user else None
+    scorer = read_reward(reward) if reward else None
+    maker = None
+    if user:
+        make_user(user, preset or "default")  # a wrong name is found before the file is begun
+        maker = partial(_user_for, user, preset)
     several = at_once(user) if user else 1
-    if maker:
-        maker()  # a wrong name is found before the file is begun
     if out is None:
         return rescore(episodes, maker, scorer, several)
     try:
@@ -111,15 +117,19 @@ def rescore_files(
         raise OutputRefused(f"cannot write {out}: {error.strerror}: choose a new file") from error
 
 
-def _rescore(episode: Episode, maker: MakeUser | None, reward: Reward | None) -> Rescored:
+def _user_for(user: str, preset: str | None, episode: Episode) -> SimUser:
+    return make_user(user, preset or episode.preset)
+
+
+def _rescore(episode: Episode, maker: MakeFor | None, reward: Reward | None) -> Rescored:
     felt, user, preset, error = list(episode.changes), episode.user, episode.preset, episode.error
     final = episode.final
     if maker is not None:
-        scorer = maker()
-        user, preset = scorer.id, scorer.preset.name
+        scorer = maker(episode)
+        user, preset, error = scorer.id, scorer.preset.name, ""
         try:
-            felt, final = _felt(episode, maker)
-        except (EpisodeFailure, InvalidInput) as failure:
+            felt, final = _felt(episode, scorer)
+        except EpisodeFailure as failure:
             felt, final, error = [], episode.opening.emotion, str(failure)
     return Rescored(
         episode=episode.id,
@@ -137,9 +147,9 @@ def _rescore(episode: Episode, maker: MakeUser | None, reward: Reward | None) ->
     )
 
 
-def _felt(episode: Episode, maker: MakeUser) -> tuple[list[float], float]:
+def _felt(episode: Episode, user: SimUser) -> tuple[list[float], float]:
     """The changes a new user feels along the recorded dialogue, up to where it would end it."""
-    user, changes = maker(), []
+    changes = []
     emotion = user.open(episode.scenario, episode.seed).emotion
     history = [Message(role="user", content=episode.opening.text)]
     for number, turn in enumerate(episode.turns, 1):
@@ -157,6 +167,7 @@ def _felt(episode: Episode, maker: MakeUser) -> tuple[list[float], float]:
 
 def agreement(found: Sequence[Rescored]) -> Agreement:
     """How far recorded and new scores agree."""
+    _check_one_kind(found)
     whole = [r for r in found if not r.error]
     errored = len(found) - len(whole)
     if not whole:
@@ -172,6 +183,15 @@ def agreement(found: Sequence[Rescored]) -> Agreement:
         same_sign=sum((a > 0) == (b > 0) for a, b in turns) / max(1, len(turns)),
         correlation=_correlation(old, new),
     )
+
+
+def _check_one_kind(found: Iterable[Rescored]) -> None:
+    kinds = sorted({(r.recorded_user, r.user, r.preset) for r in found})
+    if len(kinds) > 1:
+        raise InvalidInput(
+            f"scores of different users or presets cannot be averaged, got {kinds}: "
+            "give episodes of one kind, or a --preset"
+        )
 
 
 def _correlation(a: Sequence[float], b: Sequence[float]) -> float | None:
