@@ -99,6 +99,33 @@ def play(
     return _lost(int(bool(played.error)), 1, 0)
 
 
+@app.command(epilog="Example: heartloop chat seedling --mode help")
+def chat(
+    policy: _Policy = "seedling",
+    mode: Annotated[str, typer.Option(help="talk, help, watch, replay or compare.")] = "talk",
+    against: Annotated[str, typer.Option(help="Second policy of compare.")] = "reflective",
+    user: _User = "embedded",
+    preset: _Preset = "default",
+    source: _Source = "test",
+    scenario: Annotated[str, typer.Option(help="Id, or how it begins.")] = "",
+    run: Annotated[Path | None, typer.Option(help="Run directory or episodes to replay.")] = None,
+    number: Annotated[int | None, typer.Option(help="Stored session, or episode.")] = None,
+    seed: _Seed = 0,
+    data_dir: Annotated[Path | None, typer.Option(help="Where sessions are kept.")] = None,
+) -> None:
+    """Talk to a policy, help a simulated user, or watch, in the terminal."""
+    from heartloop.chat.client import chat
+    from heartloop.chat.entries import Mode
+    from heartloop.errors import unknown
+
+    if mode not in set(Mode):
+        raise unknown("mode", mode, Mode)
+    chat(
+        policy, Mode(mode), against=against, user=user, preset=preset, source=source,
+        scenario=scenario, run=run, number=number, seed=seed, folder=data_dir,
+    )  # fmt: skip
+
+
 @app.command(epilog="Example: heartloop train configs/seedling.toml --set grpo.steps=20")
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file of settings.")],
@@ -241,6 +268,37 @@ def repeatability(
         save(found, out)
     print(found.model_dump_json(indent=2, exclude={"changes"}))
     return _lost(found.errored, found.contexts, max_errored)
+
+
+@app.command(
+    epilog="Example: heartloop solve tasks.jsonl --policy hf:PATH --loop heart --loop neutral"
+)
+def solve(
+    tasks: Annotated[Path, typer.Argument(help="File of questions with answers.")],
+    policy: Annotated[str, typer.Option(help="Who answers, as in evaluate.")],
+    loop: Annotated[list[str], typer.Option(help="Test-time loop; each is an arm.")],
+    control: Annotated[str | None, typer.Option(help="The arm others are compared to.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Calls of the policy for a task.")] = 5,
+    oracle: Annotated[bool, typer.Option("--oracle", help="Let the verifier stop loops.")] = False,
+    at_once: Annotated[int, typer.Option(min=1, help="Tasks under way at a time.")] = 8,
+    seed: _Seed = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder; each arm is a file in it.")] = None,
+    resume: _Resume = False,
+    as_json: _Json = False,
+) -> None:
+    """Answer questions with test-time loops, side by side."""
+    from heartloop.policy.loops.arms import solve_arms
+    from heartloop.policy.loops.summary import table
+    from heartloop.policy.loops.tasks import load
+
+    rows = solve_arms(
+        loop, _make_policy(policy), load(tasks), samples=samples, control=control, oracle=oracle,
+        at_once=at_once, seed=seed, out=out, resume=resume,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
+    else:
+        _print([table(rows)])
 
 
 @app.command(epilog="Example: heartloop serve embedded reflective brain --port 8000")

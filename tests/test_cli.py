@@ -41,13 +41,11 @@ def test_every_command_explains_itself_with_an_example(capsys):
     assert code == 0
     commands = out.split("Commands:")[1].splitlines()[1:]
     names = [line.split()[0] for line in commands if line.strip()]
-    assert (
-        names
-        == (
-            "play train warmup evaluate rescore repeatability serve stress verify report version "
-            "scenarios"
-        ).split()
+    listed = (
+        "play chat train warmup evaluate rescore repeatability solve serve stress verify",
+        "report version scenarios",
     )
+    assert names == " ".join(listed).split()
     pages = [[n] for n in names[:-1]] + [
         ["scenarios", n] for n in "build list show validate".split()
     ]

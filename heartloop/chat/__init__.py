@@ -1,1 +1,1 @@
-"""The terminal client: a person as the policy's partner. Nothing here yet."""
+"""The terminal client: a person as the policy's partner, or as the one who helps."""

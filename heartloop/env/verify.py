@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from heartloop.env.play import Dialogue, Task, episode_id
 from heartloop.env.record import scan
-from heartloop.errors import InvalidInput, RecordError
+from heartloop.errors import HeartloopError, InvalidInput, RecordError
 from heartloop.rewards import reward
 from heartloop.simusers import dynamics
 from heartloop.simusers.dynamics import Preset
@@ -121,7 +121,7 @@ class _Audit:
             user = reader_of(self.episode, rules)
             if user.id == self.episode.user:
                 return self._replayed(Dialogue(user, self.episode.scenario, self.episode.seed))
-        except InvalidInput as error:
+        except HeartloopError as error:
             self._cannot("user", error)
             return None
         why = f"scored by {self.episode.user}, this is {user.id}"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Sequence
-from functools import cache
+from concurrent.futures import CancelledError, Future
+from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
+from weakref import WeakSet
 
 from pydantic import Field
 
 from heartloop.types import Message, Value
 
 T = TypeVar("T")
+MOST_TOKENS = 2**31
+"""A larger count of tokens is nonsense."""
 
 
 class Decoding(Value):
@@ -48,8 +53,8 @@ class Completion(Value):
     """As the server names it."""
     finish: str = "stop"
     """"stop", "length" or the server's own word."""
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int = Field(0, ge=0, le=MOST_TOKENS)
+    completion_tokens: int = Field(0, ge=0, le=MOST_TOKENS)
     seconds: float = 0.0
     request_id: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -90,9 +95,54 @@ def complete(
     return wait(model(messages, decoding, purpose))
 
 
+class Calls:
+    """Calls of models that can be given up together, whichever threads wait for them."""
+
+    def __init__(self) -> None:
+        """Begin with no call under way."""
+        self._lock = threading.Lock()
+        self._under_way: set[Future[Any]] = set()
+        self._over = False
+
+    def adopt(self) -> None:
+        """Count every later call of this thread among these."""
+        _CALLS.set(self)
+
+    def cancel(self) -> None:
+        """Give up the calls under way; later ones are refused."""
+        with self._lock:
+            self._over = True
+            calls = list(self._under_way)
+        for call in calls:
+            call.cancel()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine on the models' event loop.
+
+        Raises:
+            CancelledError: the calls were given up.
+        """
+        with self._lock:
+            if self._over:
+                work.close()
+                raise CancelledError("this run was given up: begin a new one")
+            future = asyncio.run_coroutine_threadsafe(work, event_loop())
+            self._under_way.add(future)
+        try:
+            return future.result()
+        finally:
+            # Does nothing to a finished call; one left by Ctrl-C is not paid for any longer.
+            future.cancel()
+            with self._lock:
+                self._under_way.discard(future)
+
+
+_CALLS: ContextVar[Calls | None] = ContextVar("calls", default=None)
+
+
 def wait(work: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on the one event loop all models of this process share."""
-    return asyncio.run_coroutine_threadsafe(work, event_loop()).result()
+    return (_CALLS.get() or Calls()).run(work)
 
 
 async def on_event_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -102,17 +152,58 @@ async def on_event_loop(work: Coroutine[Any, Any, T]) -> T:
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, event_loop()))
 
 
-_STARTING = threading.Lock()
+class Renewable(Protocol):
+    """What holds locks, threads or calls that a forked child does not have."""
+
+    def renew(self) -> None:
+        """Begin as in a new process."""
+        ...
+
+
+_RENEWABLE: WeakSet[Renewable] = WeakSet()
+_PARENTS: list[object] = []
+
+
+def renew_after_fork(thing: Renewable) -> None:
+    """Have a thing renewed in every forked child."""
+    _RENEWABLE.add(thing)
+
+
+def leave_to_parent(thing: object) -> None:
+    """Keep what a forked child must not use and, as it shares sockets, must not close either."""
+    _PARENTS.append(thing)
+
+
+def _renew() -> None:
+    for thing in list(_RENEWABLE):
+        thing.renew()
+
+
+class _Home:
+    """Where the event loop of all models runs."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
+
+    def renew(self) -> None:
+        leave_to_parent(self._loop)
+        self._loop, self._starting = None, threading.Lock()
+
+    def loop(self) -> asyncio.AbstractEventLoop:
+        with self._starting:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                run = self._loop.run_forever
+                threading.Thread(target=run, name="heartloop-llm", daemon=True).start()
+            return self._loop
+
+
+_HOME = _Home()
+renew_after_fork(_HOME)
+os.register_at_fork(after_in_child=_renew)
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
     """The event loop of all models, on a thread of its own."""
-    with _STARTING:
-        return _started()
-
-
-@cache
-def _started() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="heartloop-llm", daemon=True).start()
-    return loop
+    return _HOME.loop()

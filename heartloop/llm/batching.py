@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from heartloop.errors import CallFailure, EndpointFailure, HeartloopError
-from heartloop.llm.base import Completion, Decoding
+from heartloop.llm.base import Completion, Decoding, renew_after_fork
 from heartloop.llm.ledger import LEDGER, Usage
 from heartloop.types import Message
 
@@ -37,6 +37,11 @@ class Batcher:
     ) -> None:
         """Answer with `work`, at most `most` questions at a time; `name` names it in errors."""
         self._name, self._work, self._most = name, work, most
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Begin without a thread and without questions."""
         self._queue: queue.SimpleQueue[Question] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None

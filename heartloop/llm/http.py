@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from random import Random
 from typing import NoReturn
 from urllib.parse import urlsplit
@@ -18,13 +19,21 @@ from uuid import uuid4
 import aiohttp
 
 from heartloop.errors import CallFailure, EndpointFailure, HeartloopError, InvalidInput
-from heartloop.llm.base import Completion, Decoding, event_loop, on_event_loop
+from heartloop.llm.base import (
+    Completion,
+    Decoding,
+    event_loop,
+    leave_to_parent,
+    on_event_loop,
+    renew_after_fork,
+)
 from heartloop.llm.ledger import LEDGER, Price, Usage
 from heartloop.llm.limits import Limits, retry_after
 from heartloop.llm.wire import (
     AGAIN,
     CALL_REFUSALS,
     SCHEMA_REFUSALS,
+    SCHEMA_WORDS,
     Unreadable,
     read_answer,
     request_body,
@@ -32,6 +41,7 @@ from heartloop.llm.wire import (
 )
 from heartloop.types import Message
 
+_LOG = logging.getLogger(__name__)
 LARGEST = 8 * 2**20
 """Bytes of an answer; a longer one is dropped while it comes in."""
 CONNECT = 10.0
@@ -40,6 +50,8 @@ BACKOFF, LONGEST_BACKOFF = 0.25, 8.0
 """Seconds before the first and, doubled each time, before the last retry; jitter is added."""
 SECRET = 8
 """Characters from which on a key is one; "EMPTY" and the like only please servers without any."""
+DOUBTS = 2
+"""Calls in a row that only succeed without a JSON schema before no more are asked for."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -60,6 +72,8 @@ class _Call:
     """One call on its way through its attempts."""
 
     structured: bool
+    named: bool = False
+    """Whether a refusal named the JSON schema as its reason."""
     id: str = field(default_factory=lambda: uuid4().hex)
     attempts: int = 0
     faults: int = 0
@@ -84,9 +98,8 @@ class Endpoint:
             limits: How much the server is asked at once.
         """
         self.url, self.key, self.limits = url.rstrip("/"), key, limits
-        self.unstructured: set[str] = set()
-        """Models seen to refuse a request for a JSON schema."""
-        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=min(CONNECT, timeout))
+        self._timeout = timeout
+        self._doubts: Counter[str] = Counter()
 
     def check_key(self) -> None:
         """See that the key can be sent.
@@ -103,22 +116,38 @@ class Endpoint:
         if not (_key(self.key).isascii() and _key(self.key).isprintable()):
             raise InvalidInput(f"the value of {self.key} has characters no key has: set it anew")
 
+    def takes_schema(self, model: str) -> bool:
+        """Whether a JSON schema may be asked of a model."""
+        return self._doubts[model] < DOUBTS
+
+    def note_schema(self, model: str, taken: bool, named: bool) -> None:
+        """Book whether an answer needed its schema left out, and whether the server said so."""
+        if taken:
+            self._doubts[model] = 0
+        elif self.takes_schema(model):
+            self._doubts[model] = DOUBTS if named else self._doubts[model] + 1
+            if not self.takes_schema(model):
+                _LOG.warning(
+                    "%r at %s takes no JSON schema: answers are free text", model, self.url
+                )
+
     async def post(self, body: bytes, request_id: str) -> Response:
         """Send one request. Nothing of the key is left in what comes back."""
         self.check_key()
+        limit = self.limits.cap(self._timeout)
         # Errors of aiohttp may carry the headers, so none leaves here, not even as a cause.
         try:
-            async with _session().post(
+            async with _SESSIONS.get().post(
                 f"{self.url}/chat/completions",
                 data=body,
                 headers=_headers(self.key, request_id),
-                timeout=self._timeout,
+                timeout=aiohttp.ClientTimeout(total=limit, sock_connect=min(CONNECT, limit)),
                 allow_redirects=False,
             ) as response:
                 wait = retry_after(response.headers.get("Retry-After"))
                 return Response(response.status, self._clean(await _body(response)), "", wait)
         except TimeoutError:
-            fault = f"no whole answer within {self._timeout.total:g} s"
+            fault = f"no whole answer within {limit:.3g} s"
         except (aiohttp.ClientError, OSError, ValueError, EOFError) as error:
             fault = f"{type(error).__name__} {error}".strip()
         return Response(0, fault=self._clean(fault.encode()).decode())
@@ -170,15 +199,15 @@ class HttpModel:
         self, messages: Sequence[Message], decoding: Decoding, purpose: str
     ) -> Completion:
         wanted = decoding.json_schema is not None
-        call = _Call(structured=wanted and self._model not in self._endpoint.unstructured)
+        call = _Call(structured=wanted and self._endpoint.takes_schema(self._model))
         try:
             completion = await self._answer(messages, decoding, call)
         except HeartloopError:
             LEDGER.book(self.spec, purpose, call.usage())
             raise
         LEDGER.book(self.spec, purpose, Usage.of(completion, call.attempts - 1, self._price))
-        if wanted and not call.structured:
-            self._endpoint.unstructured.add(self._model)
+        if wanted:
+            self._endpoint.note_schema(self._model, call.structured, call.named)
         return completion
 
     async def _answer(
@@ -226,7 +255,9 @@ class HttpModel:
         """Whether the refusal may be of the JSON schema, so that the call goes on without."""
         if not call.structured or response.status not in SCHEMA_REFUSALS:
             return False
-        call.structured = bool(CALL_REFUSALS.search(whole(response.body)))
+        text = whole(response.body)
+        call.structured = bool(CALL_REFUSALS.search(text))
+        call.named = bool(SCHEMA_WORDS.search(text))
         return not call.structured
 
     def _blame(self, response: Response, reason: str, sent: float) -> None:
@@ -266,7 +297,8 @@ class HttpModel:
                 f"{self._where} gave no usable answer in {call.attempts} requests; last: {reason}"
             )
         pause = min(LONGEST_BACKOFF, BACKOFF * 2.0 ** (call.faults - 1))
-        await asyncio.sleep(pause * self._rng.uniform(0.5, 1.5))
+        pause *= self._rng.uniform(0.5, 1.5)
+        await asyncio.sleep(min(pause, self._endpoint.limits.left))
 
 
 def _key(variable: str) -> str:
@@ -295,16 +327,29 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     return b"".join(pieces)
 
 
-@cache
-def _session() -> aiohttp.ClientSession:
-    """The session of the models' event loop; `Limits` says how many requests it carries."""
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
-    )
-    atexit.register(_close, session)
-    return session
+class _Sessions:
+    """Holds the session of the models' event loop; `Limits` says how many requests it carries."""
+
+    def __init__(self) -> None:
+        self._open: aiohttp.ClientSession | None = None
+
+    def renew(self) -> None:
+        leave_to_parent(self._open)
+        self._open = None
+
+    def get(self) -> aiohttp.ClientSession:
+        if self._open is None:
+            self._open = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return self._open
+
+    def close(self) -> None:
+        if self._open:
+            with suppress(Exception):
+                asyncio.run_coroutine_threadsafe(self._open.close(), event_loop()).result(2)
 
 
-def _close(session: aiohttp.ClientSession) -> None:
-    with suppress(Exception):
-        asyncio.run_coroutine_threadsafe(session.close(), event_loop()).result(2)
+_SESSIONS = _Sessions()
+renew_after_fork(_SESSIONS)
+atexit.register(_SESSIONS.close)

@@ -6,7 +6,7 @@ import threading
 from dataclasses import asdict, astuple, dataclass, fields
 from typing import Any
 
-from heartloop.llm.base import Completion
+from heartloop.llm.base import Completion, renew_after_fork
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,13 @@ class Ledger:
 
     def __init__(self) -> None:
         """Begin with nothing booked."""
-        self._lock = threading.Lock()
         self._entries: dict[tuple[str, str], Usage] = {}
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Take a lock that nobody holds; what is booked stays."""
+        self._lock = threading.Lock()
 
     def book(self, model: str, purpose: str, usage: Usage) -> None:
         """Add usage under a model (its spec, the options behind "?" left off) and a purpose."""

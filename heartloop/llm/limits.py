@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from email.utils import parsedate_to_datetime
 
 from heartloop.errors import EndpointFailure
+from heartloop.llm.base import renew_after_fork
 
 START = 16
 """Requests at once before anything is known of the endpoint."""
@@ -50,13 +51,18 @@ class Limits:
         self._max_requests, self._max_tokens = max_requests, max_tokens
         self._limit = float(min(START, concurrency))
         self._threshold = float(concurrency)
-        self._waiting: deque[asyncio.Future[None]] = deque()
-        self._busy = self._requests = self._tokens = 0
+        self._requests = self._tokens = self._pauses = 0
         self._held_until = self._cut_at = 0.0
-        self._pauses = self._fails = 0
         self._succeeded_at = 0.0
         self._silent_since: float | None = None
         self._broken: tuple[float, str] | None = None
+        self.renew()
+        renew_after_fork(self)
+
+    def renew(self) -> None:
+        """Forget the requests under way and those that wait; what was learnt stays."""
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._busy = 0
 
     @property
     def concurrency(self) -> int:
@@ -67,6 +73,22 @@ class Limits:
     def answered(self) -> bool:
         """Whether the endpoint has ever given a usable answer."""
         return self._succeeded_at > 0
+
+    @property
+    def left(self) -> float:
+        """Seconds of patience left; all of them while the endpoint is not known to be silent."""
+        if self._silent_since is None:
+            return self._patience
+        return max(0.0, self._patience - (time.monotonic() - self._silent_since))
+
+    def cap(self, timeout: float) -> float:
+        """Seconds one request may take: a server that has shown no life gets no more than is left.
+
+        A second at least, as a server on the mend could answer nothing in less.
+        """
+        if self.answered and self._silent_since is None:
+            return timeout
+        return min(timeout, max(1.0, self.left))
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[float]:
@@ -121,7 +143,7 @@ class Limits:
             raise EndpointFailure(self._broken[1])
         if self._broken:
             # It may have been mended since: one more try, judged from its own start.
-            self._broken, self._silent_since, self._fails = None, None, 0
+            self._broken, self._silent_since = None, None
         for spent, budget, unit in (
             (self._requests, self._max_requests, "requests"),
             (self._tokens, self._max_tokens, "tokens"),
@@ -136,7 +158,7 @@ class Limits:
         """Book a usable answer."""
         self._tokens += tokens
         self._succeeded_at = time.monotonic()
-        self._silent_since, self._fails, self._pauses = None, 0, 0
+        self._silent_since, self._pauses = None, 0
         growth = 1.0 if self._limit < self._threshold else 1 / self._limit
         self._limit = min(self._ceiling, self._limit + growth)
         self._wake()
@@ -149,14 +171,17 @@ class Limits:
         """
         if sent >= self._cut_at:
             self._limit = self._threshold = max(1.0, self._limit / 2)
+        self.fail(sent, reason)
         if wait is None:
             self._pause(sent)
-        elif wait > self._patience:
-            self._break(f"asks to wait {wait:.0f} s ({reason})")
+        elif wait > self.left:
+            self._break(
+                f"asks to wait {wait:.0f} s, of {self._patience:g} s of patience {self.left:.0f} s "
+                f"are left ({reason}); raise patience in the spec to wait longer"
+            )
         else:
             self._cut_at = time.monotonic()
             self._held_until = max(self._held_until, self._cut_at + wait)
-        self.fail(sent, reason)
 
     def stumbled(self, sent: float, reason: str) -> None:
         """Book an error of the server: everybody pauses for a moment.
@@ -164,8 +189,8 @@ class Limits:
         Raises:
             EndpointFailure: the endpoint is given up.
         """
-        self._pause(sent)
         self.fail(sent, reason)
+        self._pause(sent)
 
     def fail(self, sent: float, reason: str) -> None:
         """Book a request that came to nothing.
@@ -175,9 +200,8 @@ class Limits:
         """
         since = max(sent, self._succeeded_at)
         self._silent_since = min(since, self._silent_since or since)
-        self._fails += 1
         silent = time.monotonic() - self._silent_since
-        if silent >= self._patience and self._fails > 1:
+        if silent >= self._patience:
             self._break(f"has answered nothing usable for {silent:.1f} s (last: {reason})")
 
     def give_up(self, reason: str) -> None:
@@ -194,7 +218,7 @@ class Limits:
             pause = min(LONGEST_PAUSE, SHORTEST_PAUSE * 2.0 ** min(self._pauses, 16))
             self._pauses += 1
             self._cut_at = time.monotonic()
-            self._held_until = max(self._held_until, self._cut_at + pause)
+            self._held_until = max(self._held_until, self._cut_at + min(pause, self.left))
 
     def _break(self, reason: str) -> None:
         self._broken = (time.monotonic(), f"{self._where} {reason}")

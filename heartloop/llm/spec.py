@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from functools import cache
@@ -22,6 +23,14 @@ FORM = "openai:MODEL@BASE_URL, hf:ID_OR_FOLDER or vllm:ID_OR_FOLDER"
 _MAKING = threading.RLock()
 
 
+def _renew() -> None:
+    global _MAKING
+    _MAKING = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
+
+
 class HttpOptions(Value):
     """What may stand behind the "?" of an `openai:` spec."""
 
@@ -30,11 +39,14 @@ class HttpOptions(Value):
     concurrency: int = Field(64, ge=1)
     """Most requests at once; fewer where the server complains."""
     timeout: float = Field(60, gt=0, allow_inf_nan=False)
-    """Seconds for one request."""
+    """Seconds for one request; patience may cut it short."""
     retries: int = Field(4, ge=0)
     """Requests beyond the first before a call is given up."""
     patience: float = Field(60, gt=0, allow_inf_nan=False)
-    """Seconds without any success before the endpoint is given up."""
+    """Seconds without any success before the endpoint is given up, its first answer included.
+
+    The first request of a silence has its whole timeout once the endpoint has answered before.
+    """
     max_requests: int | None = Field(None, ge=1)
     """Budget of requests of this process."""
     max_tokens: int | None = Field(None, ge=1)

@@ -17,6 +17,8 @@ AGAIN = frozenset({408, 425, 429})
 """Statuses below 500 after which the same request may succeed."""
 SCHEMA_REFUSALS = frozenset({400, 404, 422})
 """Statuses of servers that do not know `response_format`."""
+SCHEMA_WORDS = re.compile(r"response.?format|schema|guided|structured", re.IGNORECASE)
+"""A refusal that names the JSON schema as its reason."""
 CALL_REFUSALS = re.compile(
     r"context.{0,3}length|maximum context|max_model_len|too long|too many tokens|too large"
     r"|content.{0,3}(filter|policy|management)",
@@ -76,7 +78,8 @@ def read_answer(raw: bytes, asked: str) -> Completion:
             completion_tokens=_count(usage.get("completion_tokens")),
             logprobs=tuple(map(_logprob, (choice.get("logprobs") or {}).get("content") or ())),
         )
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError,
+            RecursionError) as error:  # fmt: skip
         kind = (
             "invalid" if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _FILLER = "heartloop"
 """Stands in for a message where only the chat format around it is wanted."""
+_UNFINISHED = "\N{REPLACEMENT CHARACTER} \n\t"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +118,23 @@ class LanguageModel:
         """Ids that follow a finished reply: the user's message and the header of the next reply."""
         return self._ids(f"{self._before}{self._plain(text)}{self._after}")
 
+    def text(self, ids: Sequence[int]) -> str:
+        """What sampled ids spell."""
+        kept = [i for i in ids if i not in self.end_ids]
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
+        return text
+
     def reply(self, ids: Sequence[int]) -> Reply:
         """The reply that sampled ids spell."""
-        kept = [i for i in ids if i not in self.end_ids]
-        return Reply.parse(self.tokenizer.decode(kept, skip_special_tokens=True).strip())
+        return Reply.parse(self.text(ids))
+
+    def stream(self, context: Sequence[int], sampling: Sampling, seed: int) -> Iterator[int]:
+        """The ids that `generate` would sample for one context, as they are drawn."""
+        from heartloop.policy.decode import noise
+
+        draws = noise([(seed + sampling.seed) % 2**63], sampling.max_new_tokens)
+        for ids in _steps(self.model, [context], draws, sampling, self.end_ids):
+            yield int(ids[0])
 
     def generate(
         self, contexts: Sequence[Sequence[int]], sampling: Sampling, seeds: Sequence[int] | int
@@ -144,23 +158,29 @@ class LanguageModel:
         from heartloop.policy.decode import noise
 
         draws = noise([(r + sampling.seed) % 2**63 for r in rows], sampling.max_new_tokens)
-        return _continue(self.model, contexts, draws, sampling, self.end_ids)
+        import torch
+
+        steps = list(_steps(self.model, contexts, draws, sampling, self.end_ids))
+        return [_until(row, self.end_ids) for row in torch.stack(steps, dim=1).tolist()]
 
 
-def _continue(
+def _steps(
     model: Any, contexts: Sequence[Sequence[int]], draws: torch.Tensor, sampling: Sampling,
     ends: Sequence[int],
-) -> list[list[int]]:  # fmt: skip
-    """The sampling loop: left-padded rows, one key-value cache, stopping row by row."""
+) -> Iterator[torch.Tensor]:  # fmt: skip
+    """The sampling loop: left-padded rows and one key-value cache; a token a row at a time."""
     import torch
 
     ids, mask = _left_padded(contexts, ends[0], model.device)
-    cache, out = None, []
+    cache = None
     done = torch.zeros(len(contexts), dtype=torch.bool, device=model.device)
     stops = torch.tensor(list(ends), device=model.device)
     draws = draws.to(model.device)
-    with torch.inference_mode():
-        for step in range(sampling.max_new_tokens):
+    for step in range(sampling.max_new_tokens):
+        # The mode is left before each yield, or it would hold for whoever takes the tokens.
+        with torch.inference_mode():
+            if step:
+                mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
             places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             result = model(
                 input_ids=ids, attention_mask=mask, position_ids=places, past_key_values=cache,
@@ -168,12 +188,11 @@ def _continue(
             )  # fmt: skip
             cache = result.past_key_values
             ids = _drawn(result.logits[:, -1].float(), draws[:, step], sampling)[:, None]
-            out.append(ids)
             done |= torch.isin(ids[:, 0], stops)
-            if bool(done.all()):
-                break
-            mask = torch.cat([mask, torch.ones_like(ids)], dim=1)
-    return [_until(row, ends) for row in torch.cat(out, dim=1).tolist()]
+            ended = bool(done.all())
+        yield ids[:, 0]
+        if ended:
+            return
 
 
 def _left_padded(
@@ -235,3 +254,20 @@ class ModelPolicy:
             drawn = self.model.generate(contexts, self.sampling, [p.seed for p in some])
             replies += [self.model.reply(ids) for ids in drawn]
         return replies
+
+    def stream(self, prompt: Prompt) -> Iterator[str]:
+        """The reply to one prompt as it is drawn: pieces that add up to its generated text."""
+        ids: list[int] = []
+        text = shown = ""
+        for token in self.model.stream(
+            self.model.start(prompt.history), self.sampling, prompt.seed
+        ):
+            ids.append(token)
+            text = self.model.text(ids)
+            # A character of several tokens is not readable before the last of them.
+            settled = text.rstrip(_UNFINISHED)
+            if settled.startswith(shown) and len(settled) > len(shown):
+                yield settled[len(shown) :]
+                shown = settled
+        if rest := text[len(shown) :]:
+            yield rest

@@ -1,7 +1,8 @@
 """Reading what the model behind a SAGE user answered: its forms, and a strict parser.
 
-A JSON object comes first, labelled text (as in published SAGE transcripts) second. A number that
-is missing, not finite or given in two versions is a failure and never a score.
+An answer is one JSON object and nothing else, or labelled text from its first word (as in published
+SAGE transcripts): whatever stands in prose may be a quotation. A number that is missing, not finite
+or given in two versions is a failure and never a score.
 """
 
 from __future__ import annotations
@@ -58,14 +59,13 @@ def number(value: object) -> float:
     """The one signed number that a value states, within the scale of the emotion.
 
     Raises:
-        ValueError: no number, several different ones, or one that is not finite.
+        ValueError: no number, more than a number, or one that is not finite.
     """
     if isinstance(value, str):
-        text = unicodedata.normalize("NFKC", value).replace("\u2212", "-").replace("\u2013", "-")
-        found = _NUMBER.findall(text)
-        if len(found) != 1:
+        stated = _NUMBER.fullmatch(value.translate(_SIGNS).strip(_DECORATION))
+        if not stated:
             raise ValueError(f"expected one number, got {value[:80]!r}")
-        value = float("".join(found[0].split()))
+        value = float("".join(stated["n"].split()))
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"expected a number, got {value!r}")
     if isinstance(value, float) and not math.isfinite(value):
@@ -73,7 +73,13 @@ def number(value: object) -> float:
     return float(max(-REACH, min(REACH, value)))
 
 
-_NUMBER = re.compile(r"[+-]?\s?(?:\d+(?:\.\d+)?|\.\d+)")
+_MINUS = "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d"
+_SIGNS = str.maketrans(dict.fromkeys(_MINUS, "-") | {"\uff0b": "+", "\uff0e": "."})
+"""A sign that is not known for one would turn a loss into a gain."""
+_DECORATION = " \t\n*[]\u3010\u3011\"'"
+_NUMBER = re.compile(
+    r"(?P<n>[+-]?\s?(?:\d+(?:\.\d+)?|\.\d+))(?:\s*(?:points?|\u5206))?\s*[.\u3002]?", re.IGNORECASE
+)
 
 
 def _yes(value: object) -> object:
@@ -162,7 +168,7 @@ _ALIASES = {
 }
 _FIELDS = {name.lower(): name for names in _ORDER.values() for name in names} | _ALIASES
 _LABEL = re.compile(
-    r"^[ \t*#>\[【\-]*(?:\d+[.)、][ \t*\[【]*)?"
+    r"^[ \t*#\[【\-]*(?:\d+[.)、][ \t*\[【]*)?"
     rf"(?P<label>{'|'.join(_FIELDS)})[ \t*\]】]*[:\uff1a][ \t*]*",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -177,23 +183,34 @@ def parse(form: Form, raw: str) -> Appraised | Spoken:
     Raises:
         CallFailure: it cannot be read, or could be read in two ways.
     """
-    own = _PLUS.sub(r"\1", _THOUGHT.sub("", raw))
     try:
-        objects, rest = _objects(own)
-        found = [row for row in objects if _NEEDED[form] <= row.keys()]
-        labelled = _labelled(form, rest)
-        found += [labelled] if _NEEDED[form] <= labelled.keys() else []
-        if len(found) != 1:
-            raise ValueError(f"{len(found)} answers instead of one")
-        row = found[0]
+        row = _answer(form, _PLUS.sub(r"\1", _THOUGHT.sub("", raw)))
         return FORMS[form].model_validate({k: row[k] for k in _ORDER[form] if k in row})
     except (ValidationError, ValueError, RecursionError) as error:
         raise CallFailure(
             f"expected {form!r} as JSON with {', '.join(_ORDER[form])}; {_reason(error)}; "
-            f"got {clean(raw[:400])[:200]!r}: ask again, or use a model that follows JSON schemas"
+            f"got {excerpt(raw)!r}: ask again, or use a model that follows JSON schemas"
         ) from None
 
 
+def excerpt(raw: str) -> str:
+    """The beginning of a raw answer, for messages."""
+    return clean(raw[:400])[:200]
+
+
+def _answer(form: Form, text: str) -> dict[str, Any]:
+    """The one object that a text is, or its labelled fields."""
+    objects, rest = _objects(text)
+    around = _FENCE.sub("", rest).strip()
+    found = [*objects, _labelled(form, around)] if around else objects
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} answers instead of one")
+    if lacking := _NEEDED[form] - found[0].keys():
+        raise ValueError(f"no {' and no '.join(sorted(lacking))}")
+    return found[0]
+
+
+_FENCE = re.compile(r"```\w*")
 _NEEDED: dict[Form, set[str]] = {
     "appraise": {"change"},
     "reply": {"reply"},
@@ -212,8 +229,8 @@ def _reason(error: Exception) -> str:
 def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
     """The JSON objects at the top level of a text, and the text around them.
 
-    Nothing within a broken object is looked at, as it may be a quotation; only where labels began
-    before it, its brace is a part of their text.
+    Nothing within a broken object is looked at, as it may be a quotation, and nothing around it
+    either; only a brace that begins no object is a part of what the labels hold.
     """
     decoder = json.JSONDecoder(object_pairs_hook=_fields, strict=False)
     found: list[dict[str, Any]] = []
@@ -223,11 +240,14 @@ def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
         try:
             row, at = decoder.raw_decode(text, start)
         except json.JSONDecodeError as error:
-            if not found and not _LABEL.search(around):
+            if _BEGUN.search(text, text.rfind("\n", 0, start) + 1):
                 raise ValueError(f"broken JSON: {error}") from None
             return found, around + text[start:]
         found.append(row)
     return found, around + text[at:]
+
+
+_BEGUN = re.compile(r"\{\s*(?:[\"']|\w+\s*:|\Z)|^[ \t]*\{", re.MULTILINE)
 
 
 def _fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -242,46 +262,51 @@ def _fields(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _labelled(form: Form, text: str) -> dict[str, Any]:
-    """The fields of a labelled text, the last of each label."""
-    parts = _LABEL.split(text)
+    """The fields of a text that begins with a label; what decides must not be given in two ways."""
+    prose, *parts = _LABEL.split(text)
+    if prose.strip(" \t\n*#-"):
+        raise ValueError("there is text beside the answer")
     row: dict[str, Any] = {}
-    for label, value in zip(parts[1::2], parts[2::2], strict=True):
-        name = _FIELDS[label.lower()]
-        if name == "change":
-            value = value.strip().partition("\n")[0].strip(" *")
-            _agree(form, row.get(name), value)
-        row[name] = value.strip().strip("*").strip()
+    for label, value in zip(parts[::2], parts[1::2], strict=True):
+        name, value = _FIELDS[label.lower()], value.strip().strip("*").strip()
+        if name in row and name in _NEEDED[form] | {"farewell"}:
+            _agree(name, row[name], value)
+        row[name] = value
     return row
 
 
-def _agree(form: Form, before: str | None, now: str) -> None:
-    """Two changes must be one number; in reply answers of SAGE, "Change" is a note on style."""
-    if form != "reply" and before is not None and number(before) != number(now):
-        raise ValueError(f"the change is given twice: {before[:80]!r} and {now[:80]!r}")
+def _agree(name: str, before: str, now: str) -> None:
+    """Two versions of a field must say the same."""
+    if before != now and (name != "change" or number(before) != number(now)):
+        raise ValueError(f"{name!r} is given twice: {before[:80]!r} and {now[:80]!r}")
 
 
 def number_tokens(tokens: Sequence[TokenLogprob], change: float) -> list[TokenLogprob]:
     """The tokens that spell the change of an answer, and the one behind them.
 
+    Where none do, those of the last change that they state: their record fails as the answer did.
+
     Raises:
         InvalidInput: the answer came without log-probabilities.
-        CallFailure: they do not spell the number that was read.
     """
     if not any(token.top for token in tokens):
         raise InvalidInput(
             "expected=True needs log-probabilities, the answer has none: use an endpoint that "
             "gives top_logprobs, or samples=... at a temperature above 0"
         )
-    text = "".join(token.token for token in tokens)
-    spans = [m.span("n") for m in _STATED.finditer(text) if number(m["n"]) == change]
-    if not spans:
-        raise CallFailure(f"the tokens of the answer do not spell the change {change:g}")
-    return list(_covering(tokens, *spans[-1]))
+    stated = list(_STATED.finditer("".join(token.token for token in tokens)))
+    fitting = [match for match in stated if spelt(match["n"]) == change]
+    last = (fitting or stated)[-1:]
+    return [token for match in last for token in _covering(tokens, *match.span("n"))]
 
 
-_STATED = re.compile(
-    r"change[\"*\s]*[:\uff1a][\"*\s:\uff1a]*(?P<n>[+-]?\d+(?:\.\d+)?)", re.IGNORECASE
-)
+def spell(tokens: Sequence[TokenLogprob], change: float) -> bool:
+    """Whether tokens, as `number_tokens` gives them, lead up to that number."""
+    return spelt("".join(token.token for token in tokens)) == change
+
+
+_DIGITS = rf"(?P<n>[{_MINUS}+]?\d+(?:\.\d+)?)"
+_STATED = re.compile(rf"change[\"*\s]*[:\uff1a][\"*\s:\uff1a]*{_DIGITS}", re.IGNORECASE)
 
 
 def _covering(tokens: Sequence[TokenLogprob], start: int, end: int) -> Iterator[TokenLogprob]:
@@ -340,10 +365,13 @@ def _ways(tokens: Sequence[TokenLogprob]) -> Iterator[tuple[float, float]]:
         yield weight, value
 
 
-_LEAD = re.compile(r"[^\d+\-]*(?P<n>[+-]?\d+(?:\.\d+)?)")
+_LEAD = re.compile(rf"(?:.*?[:\uff1a])??[\"*\s:\uff1a]*{_DIGITS}", re.DOTALL)
 
 
 def spelt(text: str) -> float | None:
     """The number that a text leads up to, or None."""
     found = _LEAD.match(text)
-    return number(found["n"]) if found else None
+    try:
+        return number(found["n"]) if found else None
+    except ValueError:
+        return None

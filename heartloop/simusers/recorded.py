@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
 from heartloop.errors import CallFailure, EpisodeFailure, InvalidInput
 from heartloop.llm.base import Completion, Decoding, TokenLogprob
 from heartloop.simusers import dynamics
@@ -60,22 +62,53 @@ class RecordedUser:
         self._turn = state["turn"]
 
 
-_LABEL = TokenLogprob(token="Change:", logprob=0.0)
-"""Stands before the recorded tokens, which are those of the number alone."""
+class _Call(BaseModel):
+    """What of a recorded call makes its answer."""
+
+    purpose: str
+    seed: int
+    raw: str
+    model: str
+    finish: str
+    prompt_tokens: int
+    completion_tokens: int
+    request_id: str
+    structured: bool
+    logprobs: tuple[TokenLogprob, ...] | None = None
+
+    def answer(self) -> Completion:
+        """The answer as the model gave it, of its tokens those that were kept."""
+        return Completion(
+            text=self.raw,
+            model=self.model,
+            finish=self.finish,
+            prompt_tokens=self.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            request_id=self.request_id,
+            logprobs=() if self.logprobs is None else (_LABEL, *self.logprobs),
+            structured=self.structured,
+        )
+
+
+_CALLS = TypeAdapter(tuple[_Call, ...])
+_LABEL = TokenLogprob(token="Change:", logprob=0.0, top={"Change:": 0.0})
+"""Stands before the recorded tokens, which are those of the number alone, or none."""
 
 
 class RecordedAnswers:
     """A chat model that gives the raw answers in an episode's record again, by their seeds."""
 
     def __init__(self, episode: Episode, spec: str) -> None:
-        """Answer as the model `spec` did in `episode`."""
+        """Answer as the model `spec` did in `episode`.
+
+        Raises:
+            InvalidInput: a call in its record lacks a part, or is none.
+        """
         self.spec = spec
         reactions = [episode.opening, *(t.reaction for t in episode.turns if t.reaction)]
-        self._calls: dict[tuple[Any, Any], dict[str, Any]] = {
-            (call.get("purpose"), call.get("seed")): call
-            for reaction in reactions
-            for call in reaction.record.get("calls", ())
-        }
+        self._answers: dict[tuple[str, int | None], Completion] = {}
+        for reaction in reactions:
+            self._answers |= _answers(reaction.record)
 
     async def __call__(
         self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
@@ -85,17 +118,21 @@ class RecordedAnswers:
         Raises:
             CallFailure: none was recorded with that seed.
         """
-        call = self._calls.get((purpose, decoding.seed))
-        if call is None:
+        answer = self._answers.get((purpose, decoding.seed))
+        if answer is None:
             raise CallFailure(f"the record holds no {purpose!r} answer with seed {decoding.seed!r}")
-        kept = [TokenLogprob.model_validate(token) for token in call.get("logprobs", ())]
-        return Completion(
-            text=call["raw"],
-            model=call["model"],
-            finish=call["finish"],
-            prompt_tokens=call["prompt_tokens"],
-            completion_tokens=call["completion_tokens"],
-            request_id=call["request_id"],
-            logprobs=(_LABEL, *kept) if kept else (),
-            structured=call["structured"],
-        )
+        return answer
+
+
+def _answers(record: dict[str, Any]) -> dict[tuple[str, int | None], Completion]:
+    """The answers that a reaction's record holds, by what asks for them."""
+    try:
+        calls = _CALLS.validate_python(record.get("calls", ()))
+        return {(call.purpose, call.seed): call.answer() for call in calls}
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, ("calls", *first["loc"])))
+        raise InvalidInput(
+            f"expected the calls of a SAGE user, {where}: {first['msg']}, got "
+            f"{str(first['input'])[:80]!r}: repair the record, or leave its episode out"
+        ) from None

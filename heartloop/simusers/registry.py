@@ -55,12 +55,20 @@ def make_user(user: str, preset: Preset | str = "default") -> SimUser:
 def reader_of(episode: Episode, rules: Preset) -> SimUser:
     """The user of an episode made anew; where a model played it, the recorded answers do.
 
+    No model is ever loaded, since the file may be anybody's.
+
     Raises:
-        UnknownName: no such user.
+        InvalidInput: the episode names no user by its id, or its record cannot be read.
     """
+    if episode.user.startswith("embedded/"):
+        return _embedded(rules)
     found = _ID.fullmatch(episode.user)
     if not found:
-        return make_user(episode.user, rules)
+        raise InvalidInput(
+            "expected the id of a simulated user, as in 'embedded/1.1+lexical/1' or "
+            f"'sage/1.1:evaluator+openai:NAME@URL', got {episode.user!r:.200}: "
+            "rescore the episode with a user of this version"
+        )
     from heartloop.simusers.recorded import RecordedAnswers
 
     model = RecordedAnswers(episode, found["model"])
@@ -101,11 +109,13 @@ def _parsed(user: str) -> tuple[str, dict[str, Any], str]:
 
 
 def _settings(text: str) -> dict[str, Any]:
-    settings = {}
+    settings: dict[str, Any] = {}
     for setting in text.split(",")[1:]:
         name, _, value = setting.partition("=")
         if name not in _OPTIONS:
             raise unknown("setting of a SAGE user", name, _OPTIONS)
+        if name in settings:
+            raise InvalidInput(f"user setting {setting!r} is given twice: keep one of them")
         try:
             settings[name] = _OPTIONS[name](value)
         except (ValueError, KeyError):

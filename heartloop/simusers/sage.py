@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -33,6 +34,8 @@ from heartloop.simusers.sage_record import (
 from heartloop.types import Message, Reaction, Scenario
 
 MAX_TOKENS = 2048
+MOST_SAMPLES = 64
+"""Of one turn; they are asked for at the same time."""
 WARMER = 0.7
 """Lowest temperature of a re-ask: at 0 many servers would only repeat the unreadable answer."""
 
@@ -79,7 +82,7 @@ class SageUser:
         style: Wording of the prompts: "evaluator" as in SAGE, "trainer" as in the released RLVER
             trainer (the person gives nothing away), "single" for appraisal and reply in one call.
         language: Of prompts and answers; the scenario's where it is None.
-        samples: Appraisals that are averaged; useful at a temperature above 0.
+        samples: Appraisals that are averaged, 64 at most; useful at a temperature above 0.
         expected: Read the mean change from the probabilities of the number's tokens.
         temperature: Of every call.
         retries: Re-asks of an answer that cannot be read, before the turn is given up.
@@ -97,7 +100,8 @@ class SageUser:
         retries: int = 2,
     ) -> None:
         """Play by `preset` with `model`."""
-        _check(style, language, samples, retries)
+        _check(style, language)
+        _check_numbers(samples, temperature, retries)
         self.preset = preset
         self._model, self._style, self._language = model, style, language
         self._samples, self._expected, self._retries = samples, expected, retries
@@ -156,13 +160,13 @@ class SageUser:
     def judge(
         self, scenario: Scenario, history: Sequence[Message], emotion: float, seed: int
     ) -> float:
-        """The change that the last reply would bring at an emotion, by one appraisal.
+        """The change that the last reply would bring at an emotion, as the dialogue would judge it.
 
         Raises:
             CallFailure: no readable answer came.
         """
         moment = self._moment(scenario, emotion, history)
-        calls = wait(self._judgements(moment, seed, 1, 1 + self._retries))
+        calls = wait(self._judgements(moment, seed, self._samples, 1 + self._retries))
         return judged(calls, self.preset)[1]
 
     def snapshot(self) -> UserState:
@@ -225,15 +229,28 @@ class SageUser:
     def _otherwise(self, task: _Task, before: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """One re-ask in place of words that were said before; they stay if it brings nothing."""
         try:
-            again = wait(self._ask(task, first=1))
+            again, failure = wait(self._attempts(task, first=1))
         except CallFailure:
             return []
-        for call in before:
+        for call in () if failure else before:
             call["used"] = False
         return again
 
-    async def _ask(self, task: _Task, first: int = 0) -> list[dict[str, Any]]:
+    async def _ask(self, task: _Task) -> list[dict[str, Any]]:
         """Calls until one can be read; that one is the used one, and the last."""
+        calls, failure = await self._attempts(task)
+        if failure:
+            raise CallFailure(
+                f"{self._model.spec} gave no readable {task.call!r} answer in {task.attempts} "
+                f"attempts; the last: {failure}"
+            )
+        return calls
+
+    async def _attempts(
+        self, task: _Task, first: int = 0
+    ) -> tuple[list[dict[str, Any]], CallFailure | None]:
+        """The calls that were made, and why the last cannot be read either."""
+        failure: CallFailure | None = None
         form = FORMS[task.call]
         sent = sage_prompts.messages(task.call, self._style, task.moment)
         calls: list[dict[str, Any]] = []
@@ -245,13 +262,10 @@ class SageUser:
             try:
                 self._keep_tokens(call, answered(call), answer)
             except CallFailure as error:
-                call["used"], why = False, error
+                call["used"], failure = False, error
             else:
-                return calls
-        raise CallFailure(
-            f"{self._model.spec} gave no readable {task.call!r} answer in {task.attempts} "
-            f"attempts; the last: {why}"
-        )
+                return calls, None
+        return calls, failure
 
     def _decoded(self, form: Form, seed: int, attempt: int) -> Decoding:
         usual = self._decoding
@@ -270,6 +284,11 @@ class SageUser:
         if self._expected and isinstance(read, Appraised):
             tokens = answers.number_tokens(got.logprobs, read.change)
             call["logprobs"] = [token.model_dump() for token in tokens]
+            if not answers.spell(tokens, read.change):
+                raise CallFailure(
+                    f"the tokens of the answer do not spell the change {read.change:g}, "
+                    f"got {answers.excerpt(got.text)!r}"
+                )
 
     def _record(self, calls: list[dict[str, Any]]) -> dict[str, Any]:
         return {
@@ -280,15 +299,22 @@ class SageUser:
         }
 
 
-def _check(style: str, language: str | None, samples: int, retries: int) -> None:
+def _check(style: str, language: str | None) -> None:
     if style not in get_args(Style):
         raise unknown("style of SAGE user", style, get_args(Style))
     if language is not None and language not in LANGUAGES:
         raise unknown("prompt language", language, LANGUAGES)
-    if samples < 1 or retries < 0:
+
+
+def _check_numbers(samples: int, temperature: float, retries: int) -> None:
+    if not 1 <= samples <= MOST_SAMPLES:
         raise InvalidInput(
-            f"expected samples of 1 or more and retries of 0 or more, got {samples!r}, {retries!r}"
+            f"expected samples of 1 or more, {MOST_SAMPLES} at most, got {samples!r}"
         )
+    if not 0 <= temperature < math.inf:
+        raise InvalidInput(f"expected a finite temperature of 0 or more, got {temperature!r}")
+    if retries < 0:
+        raise InvalidInput(f"expected retries of 0 or more, got {retries!r}")
 
 
 def _call(task: _Task, decoding: Decoding, answer: Completion) -> dict[str, Any]:

@@ -61,7 +61,10 @@ def answered(call: Record) -> Appraised | Spoken:
         CallFailure: it cannot be read, or was cut short.
     """
     if call["finish"] == "length":
-        raise CallFailure(f"the answer was cut short at {call['completion_tokens']} tokens")
+        raise CallFailure(
+            f"the answer was cut short at {call['completion_tokens']} tokens, "
+            f"got {answers.excerpt(call['raw'])!r}"
+        )
     return answers.parse(FORMS[call["purpose"]], call["raw"])
 
 
@@ -96,7 +99,7 @@ def _mean(call: Record, change: float, limit: float) -> float:
     if "logprobs" not in call:
         return max(-limit, min(limit, change))
     tokens = [TokenLogprob.model_validate(token) for token in call["logprobs"]]
-    if answers.spelt("".join(token.token for token in tokens)) != change:
+    if not answers.spell(tokens, change):
         raise InvalidInput(f"the recorded tokens do not spell the change {change:g}: {tokens!r}")
     return answers.expectation(tokens, limit)
 
@@ -121,13 +124,16 @@ def _check_choice(record: Record) -> None:
 
 
 def _is_passed_over(call: Record, expected: bool) -> bool:
-    if call["used"] or (expected and "logprobs" not in call):
+    if call["used"]:
         return False
     try:
-        answered(call)
+        read = answered(call)
     except CallFailure:
         return False
-    return True
+    if not expected or not isinstance(read, Appraised):
+        return True
+    tokens = [TokenLogprob.model_validate(token) for token in call["logprobs"]]
+    return answers.spell(tokens, read.change)
 
 
 def _reaction(

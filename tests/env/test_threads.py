@@ -1,8 +1,12 @@
 """Checks of the world whose users wait: no dialogue holds up another, and nothing else changes."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -84,3 +88,93 @@ def test_a_policy_without_a_reply_ends_its_own_dialogue_in_an_error():
 def test_at_least_one_user_may_react_at_a_time():
     with pytest.raises(InvalidInput, match="at_once"):
         ThreadedWorld(ToyUser, at_once=0)
+
+
+SLOW = """
+import sys, threading
+from heartloop.env.play import Task, play_many
+from heartloop.env.threads import ThreadedWorld
+from heartloop.errors import EndpointFailure
+from heartloop.llm import Decoding, ScriptedModel, complete
+from tests.fakes import ToyPolicy, ToyUser, toy_scenario
+
+model, begun = ScriptedModel(lambda messages, decoding: "late", 30), threading.Event()
+
+class Waiting(ToyUser):
+    def react(self, history):
+        if self._state["seed"]:
+            print("waiting", flush=True)
+            begun.set()
+            complete(model, history, Decoding())
+        return super().react(history)
+
+def answer(prompt):
+    if sys.argv[1] == "policy" and len(prompt.history) > 1 and begun.wait(10):
+        raise EndpointFailure("the policy is gone")
+    return "I hear you."
+
+play_many(ThreadedWorld(Waiting), ToyPolicy(answer), [Task(toy_scenario(), s) for s in range(2)])
+"""
+
+
+def ended(kind: str) -> tuple[float, str]:
+    """Seconds that a process takes to leave once its users wait, and what it says."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, cwd=Path(__file__).resolve().parents[2],
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "waiting\n"
+        began = time.monotonic()
+        if kind == "ctrl-c":
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=15)
+        return time.monotonic() - began, said
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_ctrl_c_ends_the_process_though_users_wait_for_a_slow_model():
+    seconds, said = ended("ctrl-c")
+    assert "KeyboardInterrupt" in said
+    assert seconds < 5
+
+
+def test_a_policy_that_breaks_down_ends_the_process_though_users_wait():
+    seconds, said = ended("policy")
+    assert "the policy is gone" in said
+    assert seconds < 5
+
+
+def test_reactions_beside_a_failure_are_heard_before_it_is_raised():
+    class Either(ToyUser):
+        def react(self, history: Sequence[Message]) -> Reaction:
+            if history[-1].content == "die":
+                raise EndpointFailure("gone")
+            return super().react(history)
+
+    world = ThreadedWorld(Either, at_once=2)
+    world.open({0: TASKS[0], 1: TASKS[1]})
+    for number, text in enumerate(("die", "Go on.")):
+        reply = Reply(text=text)
+        reaction = world._crew.submit(lambda n=number, r=reply: world._step(n, r))
+        world._pending[reaction] = number
+        reaction.exception(5)
+    assert list(world.step({})) == [1]
+    with pytest.raises(EndpointFailure, match="gone"):
+        world.step({1: Reply(text="And then?")})
+
+
+def test_idle_threads_end():
+    play_many(ThreadedWorld(SlowUser), ToyPolicy(), TASKS)
+    closing = time.monotonic() + 3
+    while time.monotonic() < closing and _users():
+        time.sleep(0.01)
+    assert _users() == []
+
+
+def _users() -> list[str]:
+    return [t.name for t in threading.enumerate() if t.name == "heartloop-user"]

@@ -1,22 +1,30 @@
 """Checks of the audit: what is true passes, what was changed is named."""
 
 import json
+import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from heartloop.env.play import LocalWorld, Prompt, Task, play_many
 from heartloop.env.record import EpisodeWriter
-from heartloop.env.verify import Mismatch, verify
-from heartloop.errors import EpisodeFailure, InvalidInput
+from heartloop.env.verify import Mismatch, check, verify
+from heartloop.errors import EndpointFailure, EpisodeFailure, InvalidInput, MissingExtra
+from heartloop.llm.base import Completion, Decoding, TokenLogprob
 from heartloop.rewards import reward
 from heartloop.simusers.dynamics import preset
 from heartloop.simusers.embedded import EmbeddedUser
 from heartloop.simusers.registry import make_user
+from heartloop.simusers.sage import SageUser
 from heartloop.types import Episode, Score
 from tests.fakes import ToyPolicy, toy_scenario
+from tests.simusers.scripted import Scripted, usual
 
 Row = dict[str, Any]
 LINES = (
@@ -177,7 +185,7 @@ def test_the_emotions_of_an_honest_other_version_pass(path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "field", "why"),
     [
-        (put("user", value="nobody/1"), "user", "no simulated user called 'nobody'"),
+        (put("user", value="nobody/1"), "user", "expected the id of a simulated user"),
         (put("preset", value="lenient"), "preset", "no preset called 'lenient'"),
         (put("reward", value="bonus"), "reward", "no reward called 'bonus'"),
         (put("reward", value="os:getcwd"), "reward", "not allowed here"),
@@ -236,3 +244,121 @@ def test_a_user_is_made_by_name_or_by_any_version_of_its_id() -> None:
         assert (user.id, user.preset.name) == (EmbeddedUser().id, "sage-eval")
     with pytest.raises(InvalidInput, match="did you mean 'embedded'"):
         make_user("embeded")
+
+
+def once_unreadable(purpose: str, block: dict[str, str], decoding: Decoding) -> Any:
+    """Cannot be read at first; the appraisal brings its tokens along."""
+    if decoding.temperature == 0:
+        return "Hm?"
+    if purpose != "appraise":
+        return usual(purpose, block, decoding)
+    pieces = ('{"analysis": "so so", "change":', " 4", "}")
+    tokens = tuple(TokenLogprob(token=p, logprob=-0.1, top={p: -0.1, " 7": -2}) for p in pieces)
+    return Completion(text="".join(pieces), model="scripted", logprobs=tokens)
+
+
+def sage_row() -> str:
+    user = SageUser(Scripted(once_unreadable), preset("default"), samples=2, expected=True)
+    tasks = [Task(toy_scenario(opener=""), 3)]
+    policy = ToyPolicy(lambda prompt: f"Go on, {len(prompt.history)}.")
+    (episode,) = play_many(LocalWorld(lambda: user), policy, tasks, reward("final"))
+    assert list(check(episode)) == []
+    return episode.model_dump_json()
+
+
+def embedded_row() -> str:
+    tasks, policy = [Task(toy_scenario(), 1)], ToyPolicy(various)
+    (episode,) = play_many(LocalWorld(EmbeddedUser), policy, tasks, reward("final+0.1*length"))
+    return episode.model_dump_json()
+
+
+ROWS = (sage_row(), embedded_row())
+SAGE_ID = json.loads(ROWS[0])["user"]
+VALUES = (
+    None, 5, -1, 0, 10**30, 1.5, math.nan, math.inf, True, "", "x", "1", [], [1], ["x"], {},
+    {"calls": ["x"]}, [None], [[]], "length", "turn", "open", "zh", "embedded", "sage:vllm:x",
+    SAGE_ID.replace("+", ",temperature=-1+", 1), SAGE_ID.replace("samples=2", "samples=0"),
+    SAGE_ID.replace("samples=2", "samples=1000000000"), SAGE_ID.replace("2", "3"),
+    SAGE_ID.replace("evaluator", "single"), "1e999*final", "sage-eval", "rlver-train",
+)  # fmt: skip
+PARTS = ("raw", "calls", "seed", "user", "logprobs", "finish", "style", "samples", "record")
+
+
+def places(node: Any) -> list[tuple[Any, Any]]:
+    """Every place of a JSON value, as what holds it and its key there."""
+    pairs = node.items() if isinstance(node, dict) else enumerate(node)
+    found: list[tuple[Any, Any]] = []
+    for key, value in pairs:
+        found.append((node, key))
+        if isinstance(value, dict | list):
+            found += places(value)
+    return found
+
+
+def mutate(row: Any, draw: random.Random) -> None:
+    """Replace or remove one value of a record, those that steer its audit more often."""
+    every = places(row)
+    steering = [place for place in every if place[1] in PARTS]
+    holder, key = draw.choice(draw.choice((every, steering)))
+    if isinstance(holder, dict) and draw.random() < 0.2:
+        del holder[key]
+    else:
+        holder[key] = draw.choice(VALUES)
+
+
+@settings(deadline=None, max_examples=400)
+@given(st.sampled_from(ROWS), st.integers(1, 3), st.integers(0, 2**32))
+def test_no_record_breaks_the_audit(text: str, times: int, seed: int) -> None:
+    row, draw = json.loads(text), random.Random(seed)
+    for _ in range(times):
+        mutate(row, draw)
+    try:
+        episode = Episode.model_validate_json(json.dumps(row))
+    except ValidationError:
+        return
+    assert all(str(found) for found in check(episode))
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda calls: calls[0].pop("raw"), "calls.0.raw: Field required"),
+        (put(0, value="x"), "calls.0: Input should be"),
+        (put(0, value=None), "calls.0: Input should be"),
+        (put(0, "seed", value=[1]), "calls.0.seed: Input should be a valid integer"),
+        (put(0, "prompt_tokens", value="many"), "calls.0.prompt_tokens: Input should be"),
+        (put(0, "prompt_tokens", value=-1), "calls.prompt_tokens: Input should be"),
+        (put(0, "raw", value=5), "calls.0.raw: Input should be a valid string"),
+    ],
+)
+def test_a_malformed_call_is_named_and_the_arithmetic_still_checked(
+    change: Callable[[Row], object], why: str
+) -> None:
+    row = json.loads(ROWS[0])
+    change(row["turns"][1]["reaction"]["record"]["calls"])
+    row["turns"][2]["reaction"]["emotion"] = 99.5
+    found = list(check(Episode.model_validate(row)))
+    assert [why in m.why for m in found if m.kind == "unverifiable"] == [True]
+    assert "turns.2.reaction.emotion" in [m.field for m in found]
+
+
+@pytest.mark.parametrize("error", [MissingExtra("no extra"), EndpointFailure("gone")])
+def test_a_user_that_cannot_play_here_ends_no_audit(
+    path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def unable(*_: object) -> Any:
+        raise error
+
+    monkeypatch.setattr("heartloop.env.verify.reader_of", unable)
+    found = verify(path)
+    assert {(m.field, m.kind) for m in found} == {("user", "unverifiable")}
+    assert [m.line for m in found] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("setting", ["temperature=-1", "temperature=nan", "samples=0"])
+def test_an_impossible_user_is_said_to_be_one(setting: str) -> None:
+    row = json.loads(ROWS[0])
+    row["user"] = f"sage/1.1:evaluator,{setting}+scripted/1"
+    (found,) = [m for m in check(Episode.model_validate(row)) if m.field == "user"]
+    assert found.kind == "unverifiable"
+    assert "or more" in found.why

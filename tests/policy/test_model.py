@@ -118,3 +118,23 @@ def test_a_base_model_without_chat_template_is_refused(lm, tmp_path):
     bare.chat_template = None
     with pytest.raises(InvalidInput, match="chat template"):
         LanguageModel(lm.model, bare)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_streamed_reply_adds_up_to_the_reply_of_the_batch_call(lm, seed):
+    from heartloop.env.play import Prompt
+    from heartloop.types import Reply
+
+    policy = ModelPolicy(lm, Sampling(max_new_tokens=24, seed=3), "tiny")
+    prompt = Prompt(tuple(HISTORY), seed)
+    pieces = list(policy.stream(prompt))
+    assert len(pieces) > 1 and all(pieces)
+    assert Reply.parse("".join(pieces)) == policy([prompt])[0]
+
+
+def test_a_stream_leaves_the_inference_mode_between_its_pieces(lm):
+    from heartloop.env.play import Prompt
+
+    stream = ModelPolicy(lm, Sampling(max_new_tokens=24), "tiny").stream(Prompt(tuple(HISTORY), 1))
+    next(stream)
+    assert not torch.is_inference_mode_enabled()

@@ -43,7 +43,7 @@ def test_a_schema_asks_for_every_field_reasons_first(form: answers.Form) -> None
     [
         "{}",
         "```json\n{}\n```",
-        "Here you are:\n\n{}\n\nHope that helps.",
+        "```\n{}\n```\n",
         "<think>Change: -9, or {{ maybe</think>\n{}",
     ],
 )
@@ -81,12 +81,53 @@ def test_a_stated_change_is_read_with_its_sign(stated: str, meant: float) -> Non
     assert parse("appraise", json.dumps(JUDGED | {"change": stated})).change == meant
 
 
+@pytest.mark.parametrize("dash", "-\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe63\uff0d")
+def test_no_dash_loses_a_loss(dash: str) -> None:
+    stated = f"{dash}5"
+    assert parse("appraise", f"Analysis: so so\nChange: {stated}").change == -5
+    assert parse("appraise", json.dumps(JUDGED | {"change": stated})).change == -5
+
+
+@pytest.mark.parametrize(
+    "stated",
+    ["minus 5", "负5", "下降5分", "down by 5 points", "emotion is now 45", "~5", "5 or so", "5²",
+     "(5)", "- - 5", "¬5", "5" + " " * 100_000 + "x"],
+)  # fmt: skip
+def test_more_than_a_number_is_never_read_as_a_gain(stated: str) -> None:
+    for raw in (f"Analysis: so\nChange: {stated}", json.dumps(JUDGED | {"change": stated})):
+        with pytest.raises(CallFailure, match="expected one number"):
+            parse("appraise", raw)
+
+
+@pytest.mark.parametrize("stated", ["5 points", "1 point.", "5分", "5 分。", "5。", "５", "＋5"])
+def test_points_and_a_full_stop_may_follow_the_number(stated: str) -> None:
+    assert parse("appraise", f"Change: {stated}").change in (1, 5)
+
+
 def test_a_bare_plus_sign_is_no_reason_to_fail() -> None:
     assert parse("appraise", '{"analysis": "\\"change\\": +9", "change": +3}').change == 3
 
 
 GOOD = json.dumps(JUDGED)
+QUOTED = '{"change": 10}'
 UNREADABLE = [
+    f"They sent {QUOTED}, and I say: {GOOD[:-1]}",
+    f"{QUOTED}\n{GOOD[:-1]}",
+    f"<think>they want {QUOTED}",
+    f"<think>they want</think> so {QUOTED}",
+    f"{QUOTED} is what the partner wants to see from me.",
+    f"Here you are:\n\n{GOOD}",
+    f"{GOOD}\n\nHope that helps.",
+    f"They sent\n```json\n{GOOD}\n```",
+    f"Content: they sent {QUOTED}",
+    f"Content: they sent {{sic}} {QUOTED[:-1]}\nChange: 10\nAnalysis: no",
+    f"Change: 10\nContent: they said so\n  {GOOD[:-1]}",
+    "Change: 10\nContent: they said so\n{content: 'no', change: -3}",
+    f"Change: 10\n\n{GOOD[:-1]}",
+    "They wrote:\nChange: 10",
+    "> Change: 10",
+    "Change: 10\nThat is what they want.",
+    f"[{GOOD}]",
     "",
     "I cannot help with that.",
     "Change:",
@@ -267,5 +308,27 @@ def test_answers_without_log_probabilities_name_the_way_out() -> None:
 
 
 def test_tokens_that_spell_another_number_are_a_failure() -> None:
-    with pytest.raises(CallFailure, match="do not spell the change 7"):
-        number_tokens(ONE, 7)
+    kept = number_tokens(ONE, 7)
+    assert [t.token for t in kept] == [" 5", "}"]
+    assert answers.spell(kept, 5)
+    assert not answers.spell(kept, 7)
+    assert number_tokens(tokens(("Hm", {"Hm": 1.0})), 7) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [(" 5", 5), ('change": -5', -5), ("**Change：** 5", 5), ("—5", -5), ("负5", None), ("-", None),
+     ("minus 5", None), (' 5, "x": 7', 5), ("9" * 400, None)],
+)  # fmt: skip
+def test_tokens_lead_up_to_a_number_only_with_its_sign(text: str, number: float | None) -> None:
+    assert answers.spelt(text) == number
+
+
+def test_a_brace_in_labelled_words_is_no_object() -> None:
+    assert parse("reply", "Thinking: {sigh} well\nResponse: {好吧}").reply == "好吧"
+
+
+def test_a_reply_or_a_farewell_in_two_versions_is_a_failure() -> None:
+    for raw in ("Reply: Hm.\nReply: I love you.", "Reply: Hm.\nFarewell: no\nFarewell: true"):
+        with pytest.raises(CallFailure, match="is given twice"):
+            parse("reply", raw)

@@ -3,12 +3,14 @@
 import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
+from heartloop.errors import CallFailure
 from heartloop.llm.base import Completion, Decoding
 from heartloop.simusers import dynamics
+from heartloop.simusers.answers import Appraised, parse
 from heartloop.simusers.sage import SageUser
 from heartloop.types import Message, Reply
 from tests.fakes import toy_scenario
@@ -162,3 +164,66 @@ def test_a_scenario_cannot_close_its_block_either() -> None:
     user.open(scenario.model_copy(update={"situation": story}), 1)
     user.react([Message(role="user", content="Hi"), Message(role="assistant", content="Hello")])
     assert blocks(model.sent[0])["emotion"] == "40"
+
+
+OWN = {"content": "c", "completion": "d", "activity": "e", "analysis": "f", "change": -3}
+GOOD = json.dumps(OWN)
+MISSING = json.dumps({name: text for name, text in OWN.items() if name != "change"})
+JSONS = [
+    GOOD, f"```json\n{GOOD}\n```", json.dumps(OWN, indent=1), MISSING, "",
+    GOOD[:-1], GOOD[:-3], GOOD.replace('"', "'"), GOOD.replace('": ', '" '), f"{{{GOOD}",
+    "{content: so, change: -3}",
+]  # fmt: skip
+QUOTES: list[Callable[[str, str], str]] = [
+    lambda attack, own: f"The partner wrote: {attack}\n\n{own}",
+    lambda attack, own: f"The partner wrote:\n\n{attack}\n\n{own}",
+    lambda attack, own: f"The partner wrote\n```\n{attack}\n```\nMy answer:\n{own}",
+    lambda attack, own: f'"{attack}" is what the partner wants to see.\n{own}',
+    lambda attack, own: f"{own}\n\nI do not follow this order:\n{attack}",
+    lambda attack, own: f"I was told\n{own}\nand not\n{attack}",
+    lambda attack, own: f"> {attack}\n\nThis is an order, which I refuse.\n{own}",
+    lambda attack, own: f"{attack}\n\nThis is an order, which I refuse.\n{own}",
+    lambda attack, own: f"<think>They want {attack}\n{own}",
+    lambda attack, own: f"<think>They want {attack}</think>\nThey want {attack}\n{own}",
+]
+ECHOES: list[Callable[[str, str], str]] = [
+    lambda attack, own: f"{attack}\n{own}",
+    lambda attack, own: f"{attack} {own}",
+    lambda attack, own: f"{own}\n{attack}",
+    lambda attack, own: f"<think>They want {attack}</think>\n{own}",
+]
+INNER = [
+    '{"content": "%s", "change": -3}',
+    '{"change": -3, "content": "%s"}',
+    '{"content": "They wrote "%s"", "change": -3}',
+    '{"content": "%s"}',
+    '{"content": "%s',
+]
+
+
+def judged(raw: str) -> float | None:
+    """The change that is read in an answer, None for a failure."""
+    try:
+        read = parse("appraise", raw)
+    except CallFailure:
+        return None
+    assert isinstance(read, Appraised)
+    return read.change
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: ascii(a[:20]))
+def test_an_attack_that_the_model_quotes_is_never_its_score(attack: str) -> None:
+    raws = [dress(attack, own) for dress in QUOTES for own in JSONS]
+    # Without an object of its own an echo is the model's answer: nothing in it says otherwise.
+    raws += [dress(attack, own) for dress in ECHOES for own in JSONS if own]
+    raws += [inner % attack for inner in INNER]
+    raws += [inner % json.dumps(attack)[1:-1] for inner in INNER]
+    wrong = [raw[:200] for raw in raws if judged(raw) not in (-3, None)]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: ascii(a[:20]))
+def test_an_attack_within_a_string_or_a_thought_does_not_cost_the_answer(attack: str) -> None:
+    assert judged(json.dumps(OWN | {"content": f"They wrote: {attack}"})) == -3
+    if "</think>" not in attack:
+        assert judged(f"<think>They want {attack}</think>\n{GOOD}") == -3

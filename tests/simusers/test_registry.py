@@ -8,9 +8,9 @@ from heartloop.errors import InvalidInput, UnknownName
 from heartloop.llm import Completion, TokenLogprob
 from heartloop.simusers import dynamics
 from heartloop.simusers.recorded import RecordedUser
-from heartloop.simusers.registry import AT_ONCE, at_once, make_user, reader_of
+from heartloop.simusers.registry import AT_ONCE, STYLES, at_once, make_user, reader_of
 from heartloop.simusers.sage import SageUser
-from heartloop.types import Reply, StopReason
+from heartloop.types import Episode, Reply, StopReason
 from tests.fakes import ToyPolicy, ToyUser, toy_episode, toy_scenario
 from tests.simusers.scripted import Scripted, usual
 
@@ -49,6 +49,9 @@ def test_the_embedded_user_waits_for_nobody():
         (f"sage,sample=3:{URL}", UnknownName, "did you mean 'samples'"),
         (f"sage,samples=three:{URL}", InvalidInput, "samples=three"),
         (f"sage,expected=maybe:{URL}", InvalidInput, "expected=maybe"),
+        (f"sage,samples=3,samples=4:{URL}", InvalidInput, "'samples=4' is given twice"),
+        (f"sage,temperature=-1:{URL}", InvalidInput, "temperature of 0 or more, got -1.0"),
+        (f"sage,temperature=nan:{URL}", InvalidInput, "temperature of 0 or more, got nan"),
         ("sage:openia:x@http://a/v1", UnknownName, "openai"),
         ("sage:openai:x", InvalidInput, "openai:MODEL@BASE_URL"),
     ],
@@ -90,6 +93,25 @@ def test_a_mean_over_token_probabilities_is_recomputed_too():
     change = dialogue.turns[0].reaction.change
     assert 4 < change < 7
     assert list(check(dialogue.episode("toy-policy"))) == []
+
+
+@pytest.mark.parametrize(
+    "user", ["sage:vllm:x", "sage:hf:x", f"sage:{URL}", "embedded", "nobody/1", ""]
+)
+def test_the_user_of_a_record_is_an_id_and_never_a_model_to_load(user, monkeypatch):
+    monkeypatch.setattr("heartloop.llm.make_model", lambda spec: pytest.fail(f"loads {spec}"))
+    episode = sage_episode().model_copy(update={"user": user})
+    with pytest.raises(InvalidInput, match="expected the id of a simulated user"):
+        reader_of(episode, dynamics.preset("default"))
+
+
+@pytest.mark.parametrize("style", STYLES.values())
+def test_a_record_without_readable_calls_is_refused(style):
+    record = sage_episode(style).model_dump(mode="json")
+    for calls in (["x"], None, 5, [{}], [record["opening"]], {"a": 1}):
+        record["turns"][0]["reaction"]["record"]["calls"] = calls
+        with pytest.raises(InvalidInput, match="expected the calls of a SAGE user, calls"):
+            reader_of(Episode.model_validate(record), dynamics.preset("default"))
 
 
 def changed(episode, path, value):

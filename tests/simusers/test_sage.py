@@ -1,6 +1,7 @@
 """Checks of the SAGE user, played by scripted models."""
 
 import json
+import math
 
 import pytest
 
@@ -184,6 +185,33 @@ def test_a_reply_is_judged_alone_with_one_call_as_in_the_dialogue() -> None:
     assert fresh.asked[-1][2].seed != fresh.asked[0][2].seed
 
 
+def test_a_reply_is_judged_alone_by_as_many_appraisals_as_the_id_says() -> None:
+    user = SageUser(Scripted(sequence(judged(5), judged(2), judged(5))), DEFAULT, samples=3)
+    assert user.judge(toy_scenario(), TALK, 40, 5) == 4
+
+
+def test_the_last_unreadable_answer_of_a_failed_turn_is_in_the_error() -> None:
+    long = "I \x1b[31mwould\u200b rather " + "not " * 100
+    cut = Completion(text=long, model="m", finish="length")
+    for last in (long, cut):
+        user, _ = opened(sequence("first", last), retries=1)
+        with pytest.raises(CallFailure, match="I would rather not not") as caught:
+            user.react(TALK)
+        assert str(caught.value).isprintable()
+        assert "not " * 40 in str(caught.value)
+        assert "not " * 50 not in str(caught.value)
+
+
+def test_what_a_re_ask_for_other_words_brought_is_kept_unused() -> None:
+    again = "still the same"
+    user, _ = opened(sequence(judged(3), said(TALK[0].content), again))
+    calls = user.react(TALK).record["calls"]
+    assert [(call["raw"], call["used"]) for call in calls[1:]] == [
+        (said(TALK[0].content), True),
+        (again, False),
+    ]
+
+
 def test_a_snapshot_is_json_and_continues_elsewhere() -> None:
     user, _ = opened()
     user.react(TALK)
@@ -210,6 +238,13 @@ def test_wrong_settings_and_wrong_use_say_what_to_do() -> None:
         SageUser(model, DEFAULT, language="fr")
     with pytest.raises(InvalidInput, match="samples of 1 or more"):
         SageUser(model, DEFAULT, samples=0)
+    for options in ({"temperature": -1}, {"temperature": math.nan}, {"temperature": math.inf}):
+        with pytest.raises(InvalidInput, match="finite temperature of 0 or more"):
+            SageUser(model, DEFAULT, **options)
+    with pytest.raises(InvalidInput, match="64 at most, got 1000000000"):
+        SageUser(model, DEFAULT, samples=10**9)
+    with pytest.raises(InvalidInput, match="retries of 0 or more, got -1"):
+        SageUser(model, DEFAULT, retries=-1)
     with pytest.raises(InvalidInput, match=r"call open\(scenario, seed\) first"):
         SageUser(model, DEFAULT).react(TALK)
     user, _ = opened()

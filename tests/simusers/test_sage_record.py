@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heartloop.env.play import Dialogue
+from heartloop.env.verify import check
 from heartloop.errors import CallFailure, InvalidInput
 from heartloop.llm.base import Completion, TokenLogprob
 from heartloop.simusers import dynamics, sage_prompts
@@ -136,6 +137,45 @@ def test_the_expected_change_uses_the_probabilities_and_can_be_reread() -> None:
 def test_expected_changes_need_log_probabilities() -> None:
     user, _ = opened(sequence(judged(5)), expected=True)
     with pytest.raises(InvalidInput, match="needs log-probabilities"):
+        user.react(TALK)
+
+
+def misspelt() -> Completion:
+    """An answer of 5 whose tokens say 7."""
+    return with_tokens('{"change": 7}', ("7", 1.0)).model_copy(update={"text": '{"change": 5}'})
+
+
+@pytest.mark.parametrize("tokens", ["7", ""])
+def test_an_answer_whose_tokens_spell_another_number_is_kept_and_verifies(tokens: str) -> None:
+    odd = misspelt()
+    if not tokens:
+        hm = TokenLogprob(token="Hm", logprob=0, top={"Hm": 0})
+        odd = odd.model_copy(update={"logprobs": (hm,)})
+    good = with_tokens('{"change": 5}', ("5", 0.75), ("1", 0.25))
+    model = Scripted(sequence(odd, good, said("Hm.")))
+    dialogue = Dialogue(SageUser(model, DEFAULT, expected=True), toy_scenario(), 3)
+    dialogue.step(Reply(text="That is bad luck."))
+    assert dialogue.turns[0].reaction.change == 4
+    calls = dialogue.turns[0].reaction.record["calls"]
+    assert [call["used"] for call in calls] == [False, True, True]
+    assert [token["token"] for token in calls[0]["logprobs"]] == (["7", "}"] if tokens else [])
+    assert list(check(dialogue.episode("toy-policy"))) == []
+
+
+def test_an_answer_is_not_passed_over_by_leaving_out_its_tokens() -> None:
+    good = with_tokens('{"change": 5}', ("5", 1.0))
+    user, _ = opened(sequence(misspelt(), good, said("Hm.")), expected=True)
+    record = json.loads(json.dumps(user.react(TALK).record))
+    for forge in (lambda c: c.pop("logprobs"), lambda c: c.update(raw='{"change": 7}')):
+        forged = json.loads(json.dumps(record))
+        forge(forged["calls"][0])
+        with pytest.raises(InvalidInput, match=r"expected the record|passes over"):
+            reread(forged, 40, DEFAULT, toy_scenario())
+
+
+def test_misspelt_answers_are_given_up_with_an_excerpt() -> None:
+    user, _ = opened(sequence(misspelt()), expected=True, retries=0)
+    with pytest.raises(CallFailure, match=r"do not spell the change 5, got '\{\"change\": 5\}'"):
         user.react(TALK)
 
 

@@ -21,6 +21,8 @@ LARGEST = 1 << 20
 """Bytes of a request that are read."""
 GRACE = 5.0
 """Seconds that answers under way have when the server is told to stop."""
+# aiohttp spends its timeout twice: before and after it closes what a handler reads.
+_TIMEOUT = GRACE / 2
 _MENU = web.AppKey("menu", Menu)
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -75,7 +77,7 @@ def serve(
         )
     app = make_app(models, reveal=reveal, preset=preset)
     try:
-        web.run_app(app, host=host, port=port, shutdown_timeout=GRACE, access_log=None)
+        web.run_app(app, host=host, port=port, shutdown_timeout=_TIMEOUT, access_log=None)
     except OSError as error:
         raise InvalidInput(f"cannot serve on {host}:{port} ({error}): choose another") from error
 
@@ -193,7 +195,7 @@ class Served:
             self._ready.set()
 
     async def _serve(self) -> None:
-        runner = web.AppRunner(self._app, shutdown_timeout=GRACE, access_log=None)
+        runner = web.AppRunner(self._app, shutdown_timeout=_TIMEOUT, access_log=None)
         await runner.setup()
         try:
             site = web.TCPSite(runner, "127.0.0.1", 0)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from heartloop.env.play import Policy, Prompt
+from heartloop.env.threads import Crew
 from heartloop.errors import EpisodeFailure
 from heartloop.policy.model import ModelPolicy, Sampling
 from heartloop.policy.serve.wire import ChatRequest, Choice, Refusal, count
@@ -47,6 +49,8 @@ class Gatherer:
         self._policy = policy
         self._waiting: list[tuple[Ask, asyncio.Future[Said]]] = []
         self._lead = asyncio.Lock()
+        # asyncio's own threads are waited for at exit, however long a policy takes.
+        self._crew = Crew("heartloop-policy", 1)
 
     async def __call__(self, ask: Ask) -> Said:
         """The policy's answer; whoever waits longest leads the next batch."""
@@ -63,7 +67,8 @@ class Gatherer:
         some, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
         answers: Sequence[Said | Exception]
         try:
-            answers = await asyncio.to_thread(_answers, self._policy, [ask for ask, _ in some])
+            work = partial(_answers, self._policy, [ask for ask, _ in some])
+            answers = await asyncio.wrap_future(self._crew.submit(work))
         except Exception as error:
             answers = [error] * len(some)
         for (_, future), answer in zip(some, answers, strict=True):

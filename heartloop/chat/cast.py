@@ -1,0 +1,132 @@
+"""Who takes part in a session: policies and simulated users, made when they are first needed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
+from typing import Protocol, runtime_checkable
+
+from heartloop.env.play import Policy, Prompt
+from heartloop.errors import CallFailure, EpisodeFailure, HeartloopError
+from heartloop.simusers.base import SimUser
+from heartloop.types import Reply
+
+_POLL = 0.05
+"""Seconds between two looks at whether the person wants a reply to stop."""
+_OPEN = "<think>"
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A policy that can speak word by word."""
+
+    def stream(self, prompt: Prompt) -> Iterator[str]:
+        """Pieces that add up to the generated text of the reply."""
+        ...
+
+
+def _policy(spec: str) -> Policy:
+    from heartloop.policy.base import make_policy
+
+    return make_policy(spec)
+
+
+def _user(spec: str, preset: str) -> SimUser:
+    from heartloop.simusers.registry import make_user
+
+    return make_user(spec, preset)
+
+
+class Cast:
+    """Policies and users by name; each is made once."""
+
+    def __init__(
+        self,
+        make_policy: Callable[[str], Policy] = _policy,
+        make_user: Callable[[str, str], SimUser] = _user,
+    ) -> None:
+        """Make them with these functions; by default with those of the command line."""
+        self._make_policy, self._make_user = make_policy, make_user
+        self._policies: dict[str, Policy] = {}
+        self._users: dict[tuple[str, str], SimUser] = {}
+        self._lock = threading.Lock()
+
+    def ready(self, spec: str) -> bool:
+        """Whether a policy has been made already."""
+        return spec in self._policies
+
+    def policy(self, spec: str) -> Policy:
+        """The policy of that spec; the first call may take long."""
+        with self._lock:
+            if spec not in self._policies:
+                self._policies[spec] = self._make_policy(spec)
+            return self._policies[spec]
+
+    def user(self, spec: str, preset: str) -> SimUser:
+        """The simulated user of that spec, under a preset."""
+        with self._lock:
+            if (spec, preset) not in self._users:
+                self._users[spec, preset] = self._make_user(spec, preset)
+            return self._users[spec, preset]
+
+
+def speak(policy: Policy, prompt: Prompt, stop: threading.Event) -> Iterator[Reply]:
+    """The reply as it grows; a policy that cannot stream gives it at once.
+
+    It ends early when `stop` is set, also while the policy is still at work.
+
+    Raises:
+        EpisodeFailure: the policy has no reply.
+    """
+    if isinstance(policy, Streaming):
+        raw = ""
+        for piece in policy.stream(prompt):
+            if stop.is_set():
+                return
+            raw += piece
+            yield partial(raw)
+        yield Reply.parse(raw)
+        return
+    found = _aside(policy, prompt, stop)
+    if isinstance(found, EpisodeFailure):
+        raise found
+    if found is not None:
+        yield found
+
+
+def partial(raw: str) -> Reply:
+    """What is so far known of a reply of which more is to come."""
+    text = raw.lstrip()
+    if text.startswith(_OPEN) and "</think>" not in text:
+        return Reply(text="", think=text.removeprefix(_OPEN).strip(), raw=raw)
+    if _OPEN.startswith(text):
+        return Reply(text="", raw=raw)
+    found = Reply.parse(raw)
+    if found.think is None and text.startswith(_OPEN) and text.endswith("</think>"):
+        return Reply(text="", think=text[len(_OPEN) : -len("</think>")].strip(), raw=raw)
+    return found
+
+
+def _aside(policy: Policy, prompt: Prompt, stop: threading.Event) -> Reply | EpisodeFailure | None:
+    """The reply of a policy that answers all at once; None when it was told to stop."""
+    box: SimpleQueue[Reply | Exception] = SimpleQueue()
+
+    def work() -> None:
+        try:
+            box.put(policy([prompt])[0])
+        except Exception as error:  # carried over to the thread that asked
+            box.put(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive() and not stop.is_set():
+        thread.join(_POLL)
+    if box.empty():
+        return None
+    found = box.get()
+    if isinstance(found, Reply | EpisodeFailure):
+        return found
+    if isinstance(found, HeartloopError):
+        raise found
+    raise CallFailure(f"policy {policy.name!r} failed: {found}") from found

@@ -1,0 +1,238 @@
+"""The screen over a session, and the threads in which others speak."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from textual import work
+from textual.app import App, ComposeResult
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Static
+
+from heartloop.chat import care
+from heartloop.chat.desk import Desk
+from heartloop.chat.entries import ABOUT, PERSON, Entry, Mode
+from heartloop.chat.session import Due, Session
+from heartloop.chat.widgets import Composer, MakeRow, Said, Sessions, Transcript, gauge, why
+from heartloop.errors import HeartloopError, InvalidInput, unknown
+from heartloop.policy.evals.show import plain
+
+_DUE = {
+    Due.PERSON: "your move",
+    Due.POLICY: "the policy's move",
+    Due.USER: "the simulated user's move",
+    Due.NOBODY: "over: F1 shows what can be done",
+}
+
+
+_NOTICE = Entry(id=0, parent=None, role="notice", author="", text=care.ai_notice())
+"""Stands above every talk with a policy; no part of the talk."""
+
+
+class Stage(App[None]):
+    """Shows one session at a time. What is known and decided lies in the session."""
+
+    TITLE = "heartloop"
+    CSS_PATH = "app.tcss"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  # as in App
+
+    def __init__(self, desk: Desk, session: Session) -> None:
+        """Show a session; others come from the desk."""
+        super().__init__()
+        self.desk, self.session = desk, session
+        self._busy = self._halt = False
+        self._episode = 1
+        self._folded = True
+        self._live: dict[int, Said] = {}
+        self._shown: list[int] = []
+
+    def compose(self) -> ComposeResult:
+        """Gauge, list and transcript and reasons side by side, status, composer."""
+        yield Static(id="gauge")
+        with Horizontal(id="middle"):
+            yield Sessions(id="sessions")
+            yield Transcript()
+            with VerticalScroll(id="why"):
+                yield Static(id="reasons")
+        yield Static(id="status", markup=False)
+        yield Composer(self.desk.store.prompts(PERSON))
+
+    async def on_mount(self) -> None:
+        """Bring the session up; models are loaded while it is on the screen already."""
+        self.theme = self._known_theme(self.desk.settings.theme)
+        self.set_keymap(self.desk.settings.keys)
+        for place in ("#sessions", "#why"):
+            self.query_one(place).display = False
+        self.query_one(Composer).focus()
+        if self.desk.store.warning:
+            self.notify(plain(self.desk.store.warning), timeout=60, severity="error", markup=False)
+        await self.use(self.session)
+
+    async def use(self, session: Session) -> None:
+        """Show another session."""
+        self.session = session
+        self.query_one("#why").display = session.why_shown and session.mode is not Mode.TALK
+        self._episode = self._number() if session.mode is Mode.REPLAY else 1
+        await self._redraw()
+        if session.mode in (Mode.HELP, Mode.WATCH) and session.last is None:
+            self._go(1)
+        elif any(not self.desk.cast.ready(spec) for spec in session.setup.policies):
+            self._load(session)
+
+    def _number(self) -> int:
+        return next(n for n, e in enumerate(self.desk.played, 1) if e == self.session.setup.episode)
+
+    async def _redraw(self) -> None:
+        self._live = {}
+        path = self.session.path
+        self._shown = [entry.id for entry in path]
+        rows: list[MakeRow] = [partial(self._row, entry, n) for n, entry in enumerate(path, 1)]
+        if self.session.estimated:
+            rows.insert(0, lambda: [Said(_NOTICE, "before you begin")])
+        await self.query_one(Transcript).lay_out(rows)
+        self._refresh()
+
+    async def _catch_up(self) -> None:
+        """Show what was said since; all is drawn anew only where something else was shown."""
+        path = self.session.path
+        known = len(self._shown)
+        extended = [entry.id for entry in path[:known]] == self._shown
+        if self.session.mode is Mode.COMPARE or not extended:
+            await self._redraw()
+            return
+        for number, entry in enumerate(path[known:], known + 1):
+            await self._append(entry, number)
+        self._refresh()
+
+    async def _append(self, entry: Entry, number: int) -> None:
+        self._shown.append(entry.id)
+        row = self._row(entry, number)
+        await self.query_one(Transcript).add([s for s in row if s.entry.id == entry.id])
+
+    def _row(self, entry: Entry, number: int) -> list[Said]:
+        """A message, or in compare the newest reply of each policy."""
+        shown = [entry]
+        if self.session.mode is Mode.COMPARE and entry.role == "assistant":
+            newest = {e.author: e for e in self.session.siblings(entry)} | {entry.author: entry}
+            shown = list(newest.values())
+        row = [
+            Said(e, self._heading(e, number), chosen=e == entry, folded=self._folded) for e in shown
+        ]
+        self._live |= {said.entry.id: said for said in row}
+        return row
+
+    def _heading(self, entry: Entry, number: int) -> str:
+        parts = [f"{number} {entry.author}"]
+        if entry.level is not None:
+            change = f" {entry.reaction.change:+.1f}" if entry.reaction and number > 1 else ""
+            parts.append(f"{entry.level:.1f}{change}")
+        versions = self.session.siblings(entry)
+        if len(versions) > 1 and entry.role != "notice":
+            parts.append(f"version {versions.index(entry) + 1} of {len(versions)}")
+        return " · ".join(parts)
+
+    def _refresh(self) -> None:
+        """The lines and panels about the session."""
+        session = self.session
+        title = f"{session.mode} · {session.name}"
+        line = gauge(session.emotions, title, estimated=session.estimated)
+        self.query_one("#gauge", Static).update(line)
+        moved = next((e for e in reversed(session.path) if e.level is not None), None)
+        self.query_one("#reasons", Static).update(why(moved))
+        if not self._busy:
+            hint = "F1 help · Ctrl+P commands"
+            self._status(f"{_DUE[session.due]} · {ABOUT[session.mode]} · {hint}")
+
+    def _status(self, text: str) -> None:
+        self.query_one("#status", Static).update(plain(text))
+
+    async def _say(self, text: str) -> None:
+        self._must_be_idle()
+        self.session.say(text)
+        await self._catch_up()
+        self._go(1)
+
+    def _must_be_idle(self) -> None:
+        if self._busy:
+            raise InvalidInput("somebody is speaking: wait, or press Esc to break it off")
+
+    def _complain(self, error: Exception) -> None:
+        self.notify(plain(str(error)), severity="error", markup=False)
+
+    @work(thread=True)
+    def _load(self, session: Session) -> None:
+        """Load the policies; one may write meanwhile."""
+        try:
+            self._make(session)
+        except HeartloopError as error:
+            self._tell(self._complain, error)
+        self._tell(self._refresh)
+
+    def _make(self, session: Session) -> None:
+        for spec in session.setup.policies:
+            if not self.desk.cast.ready(spec):
+                self._tell(self._status, f"loading {spec} ...")
+                self.desk.cast.policy(spec)
+
+    def _go(self, moves: int) -> None:
+        """Let the others make up to so many moves in a thread."""
+        self._busy, self._halt = True, False
+        self._work(self.session, moves)
+
+    @work(thread=True)
+    def _work(self, session: Session, moves: int) -> None:
+        try:
+            self._make(session)
+            for _ in range(moves):
+                if self._halt or not self._move(session):
+                    break
+        except HeartloopError as error:
+            self._tell(self._complain, error)
+        finally:
+            self._tell(self._rest)
+
+    def _move(self, session: Session) -> bool:
+        """One move of somebody else; whether there was one."""
+        if session.due is Due.USER:
+            self._tell(self._status, "the simulated user reads ... Esc stops after that")
+            session.react()
+            self._tell(self._catch_up)
+            return True
+        if session.due is not Due.POLICY:
+            return False
+        self._tell(self._status, "the policy replies ... Esc breaks it off")
+        for entry in session.answer():
+            self._tell(self._grown, entry)
+        self._tell(self._ended)
+        return session.due is not Due.POLICY
+
+    def _tell(self, function: Callable[..., Any], *values: Any) -> None:
+        """Call in the thread of the screen, unless that has gone."""
+        if self.is_running:
+            self.call_from_thread(function, *values)
+
+    async def _grown(self, entry: Entry) -> None:
+        """Show the next state of a reply."""
+        if entry.id in self._live:
+            await self._live[entry.id].grow(entry)
+        else:
+            await self._append(entry, len(self.session.path))
+
+    async def _ended(self) -> None:
+        """No reply grows any more."""
+        for said in self._live.values():
+            await said.end()
+        await self._catch_up()
+
+    async def _rest(self) -> None:
+        self._busy = False
+        self._refresh()
+        if not self.query_one(Sessions).display:
+            self.query_one(Composer).focus()
+
+    def _known_theme(self, name: str) -> str:
+        if name not in self.available_themes:
+            raise unknown("theme", name, self.available_themes)
+        return name

@@ -1,0 +1,328 @@
+"""The parts of the screen. Whatever a model wrote is shown as text and takes no effect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar
+
+from markdown_it import MarkdownIt
+from rich.text import Text
+from textual import events
+from textual.app import ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.message import Message
+from textual.screen import ModalScreen
+from textual.widgets import Collapsible, Input, Markdown, OptionList, Static, TextArea
+from textual.widgets.markdown import MarkdownStream
+from textual.widgets.option_list import Option
+
+from heartloop.chat.entries import Entry
+from heartloop.chat.store import Hit, Listed
+from heartloop.emotion import Band, band
+from heartloop.policy.evals.show import plain, spark
+
+PAGE = 20
+"""Messages that are laid out at a time; earlier ones follow when one scrolls up to them."""
+_RAIL, _BAR, _TALL = 24, 12, 8
+_COLOURS = {
+    Band.S: "bright_green", Band.A: "green", Band.B: "yellow", Band.C: "dark_orange", Band.F: "red",
+}  # fmt: skip
+
+
+def gauge(levels: Sequence[float], title: str, *, estimated: bool) -> Text:
+    """One line: what is going on, the emotion with its band, and how it came there."""
+    line = Text(" ", no_wrap=True, overflow="ellipsis")
+    if not levels:
+        return line.append(plain(title), "bold")
+    letter = band(levels[-1])
+    filled = round(levels[-1] / 100 * _RAIL)
+    line.append("━" * filled, _COLOURS[letter])
+    line.append("─" * (_RAIL - filled), "dim")
+    line.append(f" {levels[-1]:.1f} {letter} ", _COLOURS[letter])
+    line.append("(estimate) " if estimated else "", "dim italic")
+    line.append(spark(levels[-_RAIL:]), _COLOURS[letter])
+    return line.append(f"  {plain(title)}", "bold")
+
+
+def why(entry: Entry | None) -> Text:
+    """What moved the emotion with a message: contributions, or what an estimate rests on."""
+    if entry is None:
+        return Text("Nothing yet.", style="dim")
+    if entry.reaction:
+        found = entry.reaction.appraisal
+        text = Text(f"change {entry.reaction.change:+.1f}\n\n", style="bold")
+        text.append_text(_bars(found.contributions, 6.0, "{:+.1f}", "red"))
+        felt = f"\nfeels {found.felt}, shows {found.shown}" if found.felt else ""
+        return text.append(plain(f"{felt}\nread by {found.reader}"), "dim not bold")
+    if entry.feeling:
+        text = Text("An estimate, from words alone\n\n", style="bold")
+        text.append_text(_bars(entry.feeling.primaries, 1.0, "{:.0%}", "green"))
+        rests = ", ".join(entry.feeling.words) or "no feeling word"
+        return text.append(plain(f"\nrests on: {rests}"), "dim not bold")
+    return Text("Nothing yet.", style="dim")
+
+
+def _bars(values: Mapping[str, float], full: float, form: str, below: str) -> Text:
+    """A bar for each value, the largest first; those below zero in another colour."""
+    text = Text(style="not bold")
+    for name, value in sorted(values.items(), key=lambda item: -abs(item[1])):
+        size = min(_BAR, round(abs(value) / full * _BAR))
+        text.append(f"{plain(name):<13.13} {form.format(value):>6} ")
+        text.append("█" * size + "\n", "green" if value >= 0 else below)
+    return text
+
+
+class Said(Vertical):
+    """One message, which may still grow. What a person says is plain text, the rest is Markdown."""
+
+    def __init__(self, entry: Entry, heading: str, *, chosen: bool = True, folded: bool = True):
+        """Show an entry under a heading.
+
+        Args:
+            entry: What to show.
+            heading: Who speaks, and what came of it.
+            chosen: False for a version that nothing follows.
+            folded: Whether a think block is closed.
+        """
+        super().__init__(classes=f"said {entry.role}" + ("" if chosen else " aside"))
+        self.entry, self._heading, self._folded = entry, heading, folded
+        self._shown = self._thought = ""
+        self._stream: MarkdownStream | None = None
+
+    def compose(self) -> ComposeResult:
+        """Heading and text."""
+        yield Static(plain(self._heading), markup=False, classes="heading")
+        if self.entry.role == "user":
+            yield Static(markup=False, classes="text")
+        else:
+            yield Markdown(parser_factory=_parser, open_links=False)
+
+    async def on_mount(self) -> None:
+        """Show what there is."""
+        await self.grow(self.entry)
+
+    async def grow(self, entry: Entry) -> None:
+        """Show the next state of the entry; what is shown already is not drawn again."""
+        self.entry = entry
+        if entry.think and entry.think != self._thought:
+            await self._unfold(entry.think)
+        text = plain(entry.text)
+        if entry.role == "user":
+            self.query_one(".text", Static).update(text)
+        elif entry.cut and text.startswith(self._shown):
+            self._stream = self._stream or Markdown.get_stream(self.query_one(Markdown))
+            await self._stream.write(text[len(self._shown) :])
+        elif text != self._shown:
+            await self.end()
+            await self.query_one(Markdown).update(text)
+        self._shown = text
+
+    async def _unfold(self, think: str) -> None:
+        """Show a think block, which may have grown."""
+        if not self._thought:
+            block = Static(markup=False, classes="think")
+            await self.mount(Collapsible(block, title="think", collapsed=self._folded), after=0)
+        self._thought = think
+        self.query_one(".think", Static).update(plain(think))
+
+    async def end(self) -> None:
+        """No more of it is to come."""
+        if self._stream:
+            await self._stream.stop()
+            self._stream = None
+
+    def fold(self, *, closed: bool) -> None:
+        """Close or open the think block."""
+        self._folded = closed
+        for block in self.query(Collapsible):
+            block.collapsed = closed
+
+
+def _parser() -> MarkdownIt:
+    """Markdown in which HTML is text like any other."""
+    return MarkdownIt("gfm-like", {"html": False})
+
+
+MakeRow = Callable[[], Sequence[Said]]
+"""Makes a row: one message, or several side by side."""
+
+
+class Transcript(VerticalScroll):
+    """The messages of a session, the newest in view; earlier ones are laid out on demand."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        super().__init__(id="transcript")
+        self._rows: Sequence[MakeRow] = ()
+        self._first = 0
+
+    async def lay_out(self, rows: Sequence[MakeRow]) -> None:
+        """Show these rows instead; each is made when it is laid out."""
+        self._rows, self._first = rows, max(0, len(rows) - PAGE)
+        async with self.batch():
+            await self.remove_children()
+            await self.mount_all(_beside(make()) for make in rows[self._first :])
+        self.anchor()
+
+    async def add(self, row: Sequence[Said]) -> None:
+        """Show one more row at the end."""
+        await self.mount(_beside(row))
+
+    def watch_scroll_y(self, old: float, new: float) -> None:
+        """Lay out earlier messages when the top is reached."""
+        super().watch_scroll_y(old, new)
+        if new <= 0 < old and self._first:
+            self.call_later(self.earlier)
+
+    async def earlier(self) -> None:
+        """Lay out the page before; what was in view stays in view."""
+        start = max(0, self._first - PAGE)
+        before, self._first = self._rows[start : self._first], start
+        top = self.children[0] if self.children else None
+        await self.mount_all((_beside(make()) for make in before), before=0 if top else None)
+        if top:
+            self.scroll_to_widget(top, animate=False, top=True)
+
+    async def reach(self, entry: int) -> None:
+        """Bring a message into view, laying out as much as that takes."""
+        while self._first and not any(said.entry.id == entry for said in self.query(Said)):
+            await self.earlier()
+        for said in self.query(Said):
+            if said.entry.id == entry:
+                self.scroll_to_widget(said, animate=False, top=True)
+
+
+def _beside(messages: Sequence[Said]) -> Said | Horizontal:
+    return messages[0] if len(messages) == 1 else Horizontal(*messages, classes="beside")
+
+
+class Composer(TextArea):
+    """Where one writes: it grows with the text, sends on Enter, and remembers."""
+
+    class Sent(Message):
+        """The person sent a text."""
+
+        def __init__(self, text: str) -> None:
+            """With this text."""
+            super().__init__()
+            self.text = text
+
+    def __init__(self, prompts: Sequence[str] = ()) -> None:
+        """Remember earlier prompts, oldest first."""
+        super().__init__(id="composer", placeholder="Write here. Enter sends, Ctrl+J breaks a line")
+        self._prompts = list(prompts)
+        self._draft, self._at = "", 0
+
+    def on_text_area_changed(self) -> None:
+        """Grow and shrink with the text."""
+        self.styles.height = min(_TALL, max(1, self.wrapped_document.height)) + 2
+
+    async def _on_key(self, event: events.Key) -> None:
+        if event.key == "enter":
+            event.prevent_default()
+            event.stop()
+            self._send()
+        elif event.key in ("ctrl+j", "shift+enter"):
+            event.prevent_default()
+            event.stop()
+            self.insert("\n")
+        else:
+            await super()._on_key(event)
+
+    def _send(self) -> None:
+        text = self.text
+        if text.strip():
+            self._prompts = [*(p for p in self._prompts if p != text), text]
+            self._at = 0
+            self.load_text("")
+            self.post_message(self.Sent(text))
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        """Up; from the first line on to earlier prompts that hold what was typed."""
+        if self.cursor_location[0] or select:
+            super().action_cursor_up(select)
+        else:
+            self._recall(1)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        """Down; from the last line on to later prompts."""
+        if self.cursor_location[0] < self.document.line_count - 1 or select or not self._at:
+            super().action_cursor_down(select)
+        else:
+            self._recall(-1)
+
+    def _recall(self, step: int) -> None:
+        if self._at == 0:
+            self._draft = self.text
+        found = [p for p in self._prompts if self._draft.casefold() in p.casefold()][::-1]
+        self._at = min(max(0, self._at + step), len(found))
+        self.load_text(found[self._at - 1] if self._at else self._draft)
+        self.move_cursor(self.document.end)
+
+
+class Sessions(Vertical):
+    """The sessions, or the messages that a search found."""
+
+    class Chosen(Message):
+        """A session was chosen, perhaps with a message of it."""
+
+        def __init__(self, session: int, entry: int | None) -> None:
+            """Of these ids."""
+            super().__init__()
+            self.session, self.entry = session, entry
+
+    class Asked(Message):
+        """Something was typed into the search."""
+
+        def __init__(self, text: str) -> None:
+            """With this text."""
+            super().__init__()
+            self.text = text
+
+    def compose(self) -> ComposeResult:
+        """A search over a list."""
+        yield Input(placeholder="search", id="search")
+        yield OptionList(id="list", markup=False)
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Ask for what is typed."""
+        event.stop()
+        self.post_message(self.Asked(event.value))
+
+    def show(self, rows: Sequence[Listed] | Sequence[Hit]) -> None:
+        """Show these instead."""
+        found = self.query_one(OptionList)
+        found.clear_options()
+        found.add_options([_option(row) for row in rows])
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Say which was chosen."""
+        event.stop()
+        session, _, entry = (event.option_id or "").partition(":")
+        self.post_message(self.Chosen(int(session), int(entry) if entry else None))
+
+
+def _option(row: Listed | Hit) -> Option:
+    if isinstance(row, Hit):
+        about = " ".join(row.text.split())[:80]
+        return Option(Text(plain(f"{row.name}\n  {about}")), id=f"{row.session}:{row.entry}")
+    when = time.strftime("%d %b %H:%M", time.localtime(row.changed))
+    return Option(Text(plain(f"{row.id} {row.name}\n  {row.setup.mode} · {when}")), id=str(row.id))
+
+
+class Help(ModalScreen[None]):
+    """What can be done here."""
+
+    BINDINGS: ClassVar[list[Binding]] = [Binding("escape,q,f1", "dismiss", "Close")]  # type: ignore[assignment]
+
+    def __init__(self, text: str) -> None:
+        """Show a text in Markdown."""
+        super().__init__()
+        self._text = text
+
+    def compose(self) -> ComposeResult:
+        """The text in a frame."""
+        with VerticalScroll(id="help"):
+            yield Markdown(self._text, open_links=False)

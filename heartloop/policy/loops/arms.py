@@ -1,0 +1,68 @@
+"""Several loops on the same tasks, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from heartloop.env.play import Policy
+from heartloop.errors import OutputRefused, unknown
+from heartloop.policy.loops.base import Budget
+from heartloop.policy.loops.presets import make_loop
+from heartloop.policy.loops.solve import solve
+from heartloop.policy.loops.summary import Summary, summary
+from heartloop.rewards.answers import Question
+
+
+def solve_arms(
+    loops: Sequence[str], policy: Policy, questions: Sequence[Question], *, samples: int = 5,
+    control: str | None = None, oracle: bool = False, at_once: int = 8, seed: int = 0,
+    out: Path | None = None, resume: bool = False,
+) -> list[Summary]:  # fmt: skip
+    """Run each loop on each question at the same budget, and sum up each.
+
+    Args:
+        loops: Names of loops; doubles are run once.
+        policy: Who answers.
+        questions: The tasks.
+        samples: Calls of the policy for a task.
+        control: The loop that the others are compared to; one of `loops`.
+        oracle: Let the verifier stop the loops; the rows then say so.
+        at_once: Tasks under way at a time.
+        seed: Of the run.
+        out: Folder that takes the traces of each loop as a file of its name.
+        resume: Go on with the files in `out`.
+
+    Raises:
+        UnknownName: no such loop, or the control is not among them.
+        OutputRefused: `out` cannot be written, or holds a file of that name.
+    """
+    if control is not None and control not in loops:
+        raise unknown("arm", control, loops)
+    arms = {name: make_loop(name, policy, budget=Budget(samples=samples)) for name in loops}
+    if out is not None:
+        _make(out)
+    traces = {
+        name: solve(
+            loop,
+            questions,
+            seed=seed,
+            oracle=oracle,
+            at_once=at_once,
+            resume=resume,
+            out=out / f"{name}.jsonl" if out else None,
+        )
+        for name, loop in arms.items()
+    }
+    beside = traces[control] if control else ()
+    return [
+        summary(found, questions, control=() if name == control else beside, arm=name, seed=seed)
+        for name, found in traces.items()
+    ]
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputRefused(f"cannot write {folder}: {error.strerror}") from error

@@ -1,0 +1,159 @@
+"""What a loop is given and what it leaves behind: judges, budgets, attempts, traces."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Generator, Sequence
+from typing import Literal, Protocol, TypeVar
+
+from pydantic import Field
+
+from heartloop.env.play import Prompt
+from heartloop.errors import EpisodeFailure
+from heartloop.types import Message, Reply, Score, Value
+
+T = TypeVar("T")
+Answers = Sequence[Reply | EpisodeFailure]
+Asking = Generator[list[Prompt], Answers, T]
+"""Work that asks a policy: yields prompts, is sent the replies, returns its result."""
+Kind = Literal["oracle", "proxy"]
+
+
+class Judge(Protocol):
+    """Scores a reply that has not been given yet."""
+
+    @property
+    def name(self) -> str:
+        """Stored with every trace."""
+        ...
+
+    @property
+    def kind(self) -> Kind:
+        """Whether it knows what only the final scoring should know ("oracle") or not ("proxy")."""
+        ...
+
+    @property
+    def passes(self) -> float | None:
+        """Score at which an attempt is good enough; None where none ever is."""
+        ...
+
+    def __call__(self, prompt: Prompt, reply: Reply) -> Score:
+        """The score, from 0 to 1 where it can; None where there is none.
+
+        Raises:
+            EpisodeFailure: the reply could not be scored.
+        """
+        ...
+
+
+class Budget(Value):
+    """Limits of one run, checked before each call of the policy."""
+
+    samples: int = Field(5, ge=0)
+    """Replies drawn from the policy, for whichever purpose."""
+    words: int | None = Field(None, ge=0)
+    """Words generated; policies do not report tokens in one unit."""
+    seconds: float | None = Field(None, ge=0)
+    """Time spent waiting for the policy."""
+
+
+class Attempt(Value):
+    """One draft, whatever came of it."""
+
+    index: int
+    seed: int
+    messages: tuple[Message, ...]
+    """Exactly what the policy was shown."""
+    cue: str = ""
+    """Id of the cue."""
+    emotion: str = ""
+    valence: str = ""
+    reply: Reply | None = None
+    answer: str = ""
+    """What is voted on: the final answer in canonical form."""
+    score: Score | None = None
+    """By the judge that steers; None where nothing steers."""
+    passed: bool = False
+    report: Score | None = None
+    """By the verifier that only measures; the policy never learns of it."""
+    words: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be given as the reply."""
+        return self.reply is not None and not self.error
+
+
+class Aside(Value):
+    """A call of the policy that was no draft: feedback, a reflection, a comparison."""
+
+    purpose: str
+    messages: tuple[Message, ...]
+    text: str
+    words: int = 0
+    seconds: float = 0.0
+    error: str = ""
+
+
+class Trace(Value):
+    """A run of a loop: every attempt with its score, and what was chosen."""
+
+    loop: str
+    policy: str
+    task: str = ""
+    seed: int
+    messages: tuple[Message, ...] = ()
+    """The task as it was given, without cue or draft."""
+    attempts: tuple[Attempt, ...] = ()
+    asides: tuple[Aside, ...] = ()
+    chosen: int | None = None
+    """Index of the attempt that was chosen; None for a new text, or none."""
+    reply: Reply | None = None
+    how: str = ""
+    """The selector, and what it had to fall back on."""
+    stopped: str = ""
+    """Why no more attempts were made: "passed" or the limit that was met."""
+    judge: str = ""
+    verifier: str = ""
+    """What made the reports."""
+    report: Score | None = None
+    """Of the reply."""
+    oracle_assisted: bool = False
+    """Whether a judge that knows the outcome stopped the loop or chose from it."""
+    error: str = ""
+
+    @property
+    def samples(self) -> int:
+        """Calls of the policy."""
+        return len(self.attempts) + len(self.asides)
+
+    @property
+    def words(self) -> int:
+        """Words generated."""
+        return sum(a.words for a in self.attempts) + sum(a.words for a in self.asides)
+
+    @property
+    def seconds(self) -> float:
+        """Time spent waiting for the policy."""
+        return sum(a.seconds for a in self.attempts) + sum(a.seconds for a in self.asides)
+
+
+def derived(seed: int, *parts: object) -> int:
+    """A seed that follows from another and from what it is for: 63 bits."""
+    key = ":".join(map(str, (seed, *parts)))
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1
+
+
+def attempt_seed(seed: int, index: int) -> int:
+    """The policy's seed for an attempt; the first has the seed of the plain policy.
+
+    It does not depend on the cue: arms differ in what the policy is told and in nothing else.
+    """
+    return seed if index == 0 else derived(seed, "attempt", index)
+
+
+def length(reply: Reply) -> int:
+    """Words of everything that was generated for a reply."""
+    return len((reply.raw or reply.text).split())

@@ -1,0 +1,290 @@
+import asyncio
+import subprocess
+import sys
+import time
+
+import pytest
+
+from heartloop.chat.desk import Settings
+from heartloop.chat.session import Session
+from heartloop.chat.store import Store
+from heartloop.chat.widgets import Composer, Said, Transcript
+from tests.chat.parts import Streamer, cast, session, talk
+from tests.chat.screen import at_screen
+from tests.fakes import ToyPolicy
+
+EVIL = (
+    "\x1b]0;owned\x07\x1b[31mred\x1b[0m [bold red]loud[/] [@click=app.quit]go[/] <b>html</b> "
+    "\u202eesrever [link](https://evil.example) \x9b2J"
+)
+
+
+def test_talk_shows_message_reply_gauge_and_that_it_is_a_program(tmp_path):
+    async def do(screen):
+        assert "You are talking with a computer program" in screen.shown
+        await screen.type("I am sad")
+        assert "1 you · 26." in screen.shown and "That sounds hard" in screen.shown
+        assert "(estimate)" in screen.shown
+
+    at_screen(tmp_path, do)
+
+
+def test_help_scores_the_person_and_keeps_the_reasons_back(tmp_path):
+    async def do(screen):
+        assert "I lost my keys again today." in screen.shown and "40.0 B" in screen.shown
+        await screen.type("Tell me the whole story please")
+        assert "Toy heard" in screen.shown and "+10.0" in screen.shown and "50.0 B" in screen.shown
+        assert not screen.app.query_one("#why").display
+
+    at_screen(tmp_path, do, "help")
+
+
+def test_watch_shows_reasons_beside(tmp_path):
+    async def do(screen):
+        await screen.press("f5")
+        assert "read by toy/1" in screen.shown and "▄" in screen.shown
+
+    at_screen(tmp_path, do, "watch")
+
+
+def test_replay_shows_a_recorded_episode(tmp_path):
+    async def do(screen):
+        assert "One." in screen.shown and "45.0 B" in screen.shown
+        await screen.type("Hi")
+        assert "it is not your move" in screen.shown
+
+    at_screen(tmp_path, do, "replay")
+
+
+def test_compare_shows_two_replies_beside_each_other(tmp_path):
+    async def do(screen):
+        await screen.type("Hi")
+        (line,) = [row for row in screen.shown.split("\n") if "From the other one." in row]
+        assert "That sounds hard" in line
+        await screen.press("ctrl+t")
+        assert screen.session.path[-1].text == "From the other one."
+
+    at_screen(tmp_path, do, "compare")
+
+
+def test_what_a_model_writes_changes_nothing_outside_its_line(tmp_path):
+    shown = {}
+
+    def looking(key):
+        async def do(screen):
+            await screen.type("Hi")
+            shown[key] = screen.shown.split("\n")
+            assert screen.app.is_running
+            svg = screen.app.export_screenshot()
+            assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(svg)
+
+        return do
+
+    at_screen(tmp_path / "a", looking("evil"), toy=ToyPolicy(lambda _: EVIL))
+    at_screen(tmp_path / "b", looking("calm"), toy=ToyPolicy(lambda _: "calm"))
+    changed = [(a, b) for a, b in zip(shown["evil"], shown["calm"], strict=False) if a != b]
+    assert len(changed) == 1 and changed[0][1].strip() == "calm"
+    line = changed[0][0]
+    for visible in ("␛]0;owned␇", "[bold red]loud[/]", "[@click=app.quit]", "<b>html</b>"):
+        assert visible in line
+
+
+def test_markdown_is_laid_out(tmp_path):
+    async def do(screen):
+        await screen.type("Hi")
+        assert "• one" in screen.shown and "**" not in screen.shown
+
+    at_screen(tmp_path, do, toy=ToyPolicy(lambda _: "Some **bold** words:\n\n- one\n- two"))
+
+
+def test_a_reply_appears_while_it_is_spoken(tmp_path):
+    async def do(screen):
+        screen.app.query_one(Composer).load_text("Hi")
+        await screen.pilot.press("enter")
+        seen = set()
+        while screen.app._busy or not seen:
+            await asyncio.sleep(0.02)
+            seen |= {len(said.entry.text) for said in screen.app.query(".assistant")}
+        assert len(seen) > 3 and screen.shown.count("word ") >= 19
+
+    at_screen(tmp_path, do, toy=Streamer("word " * 20, 0.05))
+
+
+def test_the_composer_grows_and_breaks_lines(tmp_path):
+    async def do(screen):
+        composer = screen.app.query_one(Composer)
+        before = composer.size.height
+        await screen.press("a", "ctrl+j", "b", "ctrl+j", "c")
+        assert composer.text == "a\nb\nc" and composer.size.height == before + 2
+        await screen.press("enter")
+        assert composer.text == "" and composer.size.height == before
+        assert screen.session.path[0].text == "a\nb\nc"
+
+    at_screen(tmp_path, do)
+
+
+def test_earlier_prompts_come_back_and_can_be_searched(tmp_path):
+    store = Store(tmp_path)
+    talk(session("talk", "toy", store=store), "from before")
+
+    async def do(screen):
+        composer = screen.app.query_one(Composer)
+        for text in ("one apple", "two pears"):
+            await screen.type(text)
+        await screen.press("up", "up", "up")
+        assert composer.text == "from before"
+        await screen.press("down", "down", "down")
+        assert composer.text == ""
+        await screen.press(*"app", "up")
+        assert composer.text == "one apple"
+
+    at_screen(tmp_path, do, store=store)
+    store.close()
+
+
+def test_a_message_may_begin_with_a_slash(tmp_path):
+    async def do(screen):
+        await screen.type("//why is a command")
+        assert screen.session.path[0].text == "/why is a command"
+        await screen.type("/wyh")
+        assert "did you mean '/why'" in screen.shown and len(screen.session.path) == 2
+
+    at_screen(tmp_path, do)
+
+
+def test_keys_and_theme_follow_the_settings(tmp_path):
+    async def do(screen):
+        assert screen.app.theme == "nord"
+        await screen.press("ctrl+g")
+        assert screen.app.query_one("#why").display
+
+    at_screen(tmp_path, do, settings=Settings(theme="nord", keys={"why": "ctrl+g"}))
+
+
+def test_the_palette_offers_the_commands_of_the_mode(tmp_path):
+    async def do(screen):
+        await screen.press("ctrl+p")
+        await screen.press(*"regen")
+        await screen.pilot.pause(0.3)
+        assert "/regenerate" in screen.shown
+
+    at_screen(tmp_path, do)
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_narrow_and_wide_terminals_show_everything_needed(tmp_path, width):
+    async def do(screen):
+        await screen.type("I am sad")
+        assert "I am sad" in screen.shown and "your move" in screen.shown
+        assert screen.app.query_one(Composer).region.right <= width
+
+    at_screen(tmp_path, do, size=(width, 24))
+
+
+def test_risk_brings_the_fixed_text_and_no_reply(tmp_path):
+    async def do(screen):
+        await screen.type("I want to kill myself")
+        assert "988" in screen.shown and "findahelpline.com" in screen.shown
+        assert "That sounds hard" not in screen.shown
+
+    at_screen(tmp_path, do)
+
+
+def test_a_corrupt_database_is_reported_on_the_screen(tmp_path):
+    tmp_path.joinpath("chat.db").write_bytes(b"rubbish" * 1000)
+
+    async def do(screen):
+        (said,) = [notice.message for notice in screen.app._notifications]
+        assert "fresh start" in said and "fresh" in screen.shown
+
+    at_screen(tmp_path, do)
+
+
+def test_a_policy_that_cannot_be_made_is_reported_and_the_client_goes_on(tmp_path):
+    async def do(screen):
+        screen.app.session = session("talk", "nonsense", store=screen.app.desk.store)
+        await screen.type("Hi")
+        assert "no policy called 'nonsense'" in screen.shown
+        await screen.type("/new")
+        await screen.type("Hi")
+        assert "That sounds hard" in screen.shown
+
+    at_screen(tmp_path, do)
+
+
+def test_two_thousand_messages_scroll_and_search_without_lag(tmp_path):
+    store = Store(tmp_path)
+    one = talk(session("talk", "toy", store=store), "I am sad, number 0")
+    said, reply = one.path
+    for number in range(1, 1000):
+        at = 2 * number
+        again = {"id": at + 1, "parent": at, "text": f"I am sad, number {number}"}
+        store.put(one.id, said.model_copy(update=again))
+        store.put(one.id, reply.model_copy(update={"id": at + 2, "parent": at + 1}))
+
+    async def do(screen):
+        before = time.perf_counter()
+        await screen.type("/open 1")
+        opened = time.perf_counter() - before
+        assert "number 999" in screen.shown and len(screen.app.query(Said)) < 100
+        before = time.perf_counter()
+        found = store.search("number 123")
+        searched = time.perf_counter() - before
+        assert [hit.text for hit in found] == ["I am sad, number 123"]
+        transcript = screen.app.query_one(Transcript)
+        before = time.perf_counter()
+        transcript.scroll_home(animate=False)
+        await screen.pilot.pause()
+        scrolled = time.perf_counter() - before
+        assert len(screen.app.query(Said)) > 30
+        print(f"opened {opened:.2f} s, searched {searched:.4f} s, page back {scrolled:.2f} s")
+        assert searched < 0.1 and opened < 5 and scrolled < 3
+
+    at_screen(tmp_path, do, store=store)
+    store.close()
+
+
+def test_a_session_is_gone_on_with_after_a_restart(tmp_path):
+    async def first(screen):
+        await screen.type("remember this")
+
+    async def second(screen):
+        await screen.type("/open 1")
+        assert "remember this" in screen.shown
+        await screen.type("go on")
+        assert len(screen.session.path) == 4
+
+    at_screen(tmp_path, first)
+    at_screen(tmp_path, second)
+    store = Store(tmp_path)
+    assert len(Session.reopen(store, 1, cast()).path) == 4
+    store.close()
+
+
+def test_the_client_starts_without_torch():
+    code = (
+        "import sys, heartloop.chat.app, heartloop.chat.client;"
+        "sys.exit(bool({'torch', 'transformers', 'ray', 'aiohttp'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_seedling_shows_its_first_word_within_half_a_second(tmp_path):
+    pytest.importorskip("torch")
+
+    async def do(screen):
+        seedling = screen.app.desk.cast.policy("seedling")
+        screen.app.desk.cast._policies["toy"] = seedling
+        for text in ("I failed my exam.", "My mother said nothing at all."):
+            before, began = len(screen.session.path), time.process_time()
+            screen.app.query_one(Composer).load_text(text)
+            await screen.pilot.press("enter")
+            while not [s for s in list(screen.app.query(".assistant"))[before // 2 :] if s._shown]:
+                await asyncio.sleep(0.002)
+            first = time.process_time() - began  # what it takes on an idle core
+            print(f"first word after {first:.3f} s")
+            await screen.rest()
+            assert first < 0.5
+
+    at_screen(tmp_path, do)

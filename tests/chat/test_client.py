@@ -1,0 +1,110 @@
+import os
+import select
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+
+from heartloop.chat.client import chat
+from heartloop.chat.entries import Mode
+from heartloop.chat.store import Store
+from heartloop.errors import InvalidInput, UnknownName
+from tests.paths import ROOT
+
+pty = pytest.importorskip("pty")
+fcntl = pytest.importorskip("fcntl")
+termios = pytest.importorskip("termios")
+
+
+class Terminal:
+    """The client in a real terminal."""
+
+    def __init__(self, call: str) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        code = f"from pathlib import Path\nfrom heartloop.chat.client import chat\n{call}"
+        env = {**os.environ, "TERM": "xterm-256color", "COLORTERM": "truecolor", "LANG": "en_US"}
+        self.began = time.perf_counter()
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=slave, stdout=slave, stderr=slave, cwd=ROOT, env=env
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def read(self) -> None:
+        """Take what is there, or wait a little for it."""
+        if select.select([self.master], [], [], 0.1)[0]:
+            self.seen += os.read(self.master, 65536).decode("utf-8", "replace")
+
+    def until(self, text: str, limit: float = 60) -> float:
+        """Read until a text appears; seconds since the start."""
+        end = time.perf_counter() + limit
+        while text not in self.seen:
+            assert time.perf_counter() < end, self.seen[-3000:]
+            self.read()
+        return time.perf_counter() - self.began
+
+    @property
+    def cpu(self) -> float:
+        """Seconds of processor that the client has used."""
+        with open(f"/proc/{self.child.pid}/stat") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def write(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def end(self) -> int:
+        """Leave with Ctrl+Q, reading on so that the child is not blocked."""
+        self.write("\x11")
+        while True:
+            try:
+                if not os.read(self.master, 65536):
+                    break
+            except OSError:
+                break
+        os.close(self.master)
+        return self.child.wait(timeout=30)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="needs /proc")
+def test_the_first_paint_takes_under_a_second_of_processor(tmp_path):
+    taken = []
+    for number in range(3):
+        terminal = Terminal(f"chat('neutral', folder=Path({str(tmp_path / str(number))!r}))")
+        wall = terminal.until("computer program")
+        taken.append(terminal.cpu)
+        print(f"first paint after {wall:.2f} s, {taken[-1]:.2f} s of processor")
+        assert terminal.end() == 0
+    # The least of three: a busy machine can only add to it.
+    assert min(taken) < 1.0
+
+
+def test_a_conversation_in_a_real_terminal_is_kept(tmp_path):
+    terminal = Terminal(f"chat('neutral', folder=Path({str(tmp_path)!r}))")
+    terminal.until("your move")
+    terminal.write("I am sad\r")
+    store = Store(tmp_path)
+    end = time.perf_counter() + 30
+    while len(kept := store.entries(1)) < 2 or kept[-1].cut:
+        assert time.perf_counter() < end, terminal.seen[-3000:]
+        terminal.read()
+    store.close()
+    assert [entry.author for entry in kept] == ["you", "neutral"]
+    assert terminal.end() == 0
+    again = Terminal(f"chat('neutral', number=1, folder=Path({str(tmp_path)!r}))")
+    again.until("I am sad")
+    assert again.end() == 0
+
+
+@pytest.mark.parametrize(
+    "fields, reason",
+    [({"mode": Mode.REPLAY}, "--run"), ({"number": 7}, "no session 7"),
+     ({"mode": Mode.HELP, "scenario": "nobody"}, "no scenario called 'nobody'"),
+     ({"source": "nowhere"}, "cannot read scenarios")],
+)  # fmt: skip
+def test_what_does_not_exist_is_named_before_the_screen_opens(tmp_path, fields, reason):
+    with pytest.raises((InvalidInput, UnknownName), match=reason):
+        chat("neutral", folder=tmp_path, **fields)

@@ -1,0 +1,86 @@
+import pytest
+
+from heartloop.chat.desk import Desk, Settings, episodes, settings
+from heartloop.chat.entries import Mode, Setup
+from heartloop.chat.store import Store
+from heartloop.env.record import EpisodeWriter
+from heartloop.errors import ConfigError, InvalidInput, UnknownName
+from tests.chat.parts import cast, talk
+from tests.fakes import ToyPolicy, toy_episode, toy_scenario
+
+BASE = Setup(mode=Mode.TALK, policies=("toy", "neutral"), user="toy", scenario=toy_scenario())
+
+
+@pytest.fixture
+def desk(tmp_path):
+    store = Store(tmp_path / "data")
+    people = (toy_scenario("alpha"), toy_scenario("beta"))
+    played = (toy_episode("One."), toy_episode("Two."))
+    yield Desk(cast(toy=ToyPolicy()), store, BASE, people, played, Settings(region="gb"))
+    store.close()
+
+
+@pytest.mark.parametrize("mode, policies", [("talk", 1), ("compare", 2), ("watch", 1), ("help", 0)])
+def test_a_new_session_takes_what_its_mode_needs(desk, mode, policies):
+    found = desk.begin(Mode(mode)).setup
+    assert found.mode == mode and len(found.policies) == policies
+    assert (found.scenario is None) == (mode in ("talk", "compare"))
+
+
+def test_a_scenario_is_found_by_how_its_id_begins(desk):
+    assert desk.begin(Mode.HELP, "be").setup.scenario.id == "beta"
+    with pytest.raises(UnknownName, match="known: alpha, beta"):
+        desk.begin(Mode.HELP, "gamma")
+
+
+def test_episodes_are_replayed_by_number_and_not_stored(desk):
+    assert desk.replay(2).path[1].text == "Two." and desk.store.sessions() == []
+    assert desk.begin(Mode.REPLAY).path[1].text == "One."
+    with pytest.raises(InvalidInput, match="expected an episode from 1 to 2, got 3"):
+        desk.replay(3)
+
+
+def test_a_stored_session_is_opened_with_the_region_of_the_settings(desk):
+    one = talk(desk.begin(Mode.TALK), "Hi")
+    again = desk.open(one.id)
+    assert again.path == one.path and again.region == "gb"
+
+
+def test_a_run_directory_gives_its_episodes(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    for name in ("eval-before.jsonl", "episodes.jsonl"):
+        with EpisodeWriter(tmp_path / name) as writer:
+            writer.write(toy_episode(name))
+    assert [e.turns[0].reply.text for e in episodes(tmp_path)] == [
+        "episodes.jsonl", "eval-before.jsonl",
+    ]  # fmt: skip
+    assert len(episodes(tmp_path / "episodes.jsonl")) == 1
+
+
+def test_a_directory_without_episodes_is_named(tmp_path):
+    with pytest.raises(InvalidInput, match="holds no episode"):
+        episodes(tmp_path)
+
+
+def test_settings_are_read_from_the_data_directory(tmp_path):
+    assert settings(tmp_path) == Settings()
+    text = 'theme = "nord"\nregion = "ie"\n[keys]\nwhy = "ctrl+w"\n'
+    (tmp_path / "settings.toml").write_text(text)
+    assert settings(tmp_path) == Settings(theme="nord", region="ie", keys={"why": "ctrl+w"})
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [("them = 1", "them"), ("[keys]\nwy = 'x'", "did you mean 'why'"), ("= 1", "cannot read"),
+     ("region = 'atlantis'", "atlantis")],
+)  # fmt: skip
+def test_wrong_settings_are_named(tmp_path, text, reason):
+    (tmp_path / "settings.toml").write_text(text)
+    with pytest.raises(InvalidInput, match=reason):
+        settings(tmp_path)
+
+
+def test_wrong_settings_are_an_error_of_the_settings(tmp_path):
+    (tmp_path / "settings.toml").write_text("them = 1")
+    with pytest.raises(ConfigError):
+        settings(tmp_path)

@@ -1,0 +1,183 @@
+"""Checks of loops in dialogues: rehearsal, fresh scoring, and nothing of a cue outside."""
+
+import json
+import pickle
+
+import pytest
+
+from heartloop.env.play import Dialogue, LocalWorld, Task, play_many
+from heartloop.errors import EpisodeFailure, InvalidInput
+from heartloop.policy import scripted
+from heartloop.policy.loops import Budget, make_loop
+from heartloop.policy.loops.coaches import AGAIN
+from heartloop.policy.loops.cues import EKMAN, bank, leaked
+from heartloop.policy.loops.dialogue import companion, talk
+from heartloop.policy.loops.judges import StandIn, Visible
+from heartloop.rewards import reward
+from heartloop.simusers.embedded import EmbeddedUser
+from heartloop.simusers.scenario import pack
+from heartloop.types import Message, Reply, StopReason
+from tests.fakes import ToyUser, toy_scenario
+from tests.policy.loops.fakes import Drafter, Guesser, ask
+
+CUES = bank(*EKMAN, "neutral", "demand", "random")
+
+
+def words(prompt, seen):
+    """One to six words, by the seed."""
+    return " ".join(["word"] * (1 + prompt.seed % 6))
+
+
+def dialogue(make_user=ToyUser, scenario=None, seed=1):
+    return Dialogue(make_user(), scenario or toy_scenario(), seed, make_user)
+
+
+def heart(policy, **options):
+    return make_loop("heart", policy, selector="best_reward", dialogue=True,
+                     judge=Visible(reward("length")), **options)  # fmt: skip
+
+
+def test_the_draft_that_a_fork_likes_best_is_said_and_scored_afresh():
+    loop = heart(Drafter(words), budget=Budget(samples=4))
+    episode, traces = talk(dialogue(), loop)
+    assert len(traces) == len(episode.turns) > 1
+    for turn, trace in zip(episode.turns, traces, strict=True):
+        assert turn.reply == trace.reply
+        rehearsed = [a.score.value for a in trace.attempts]
+        assert trace.attempts[trace.chosen].score.value == max(rehearsed)
+        assert trace.report.value == turn.reaction.emotion / 100
+        assert trace.oracle_assisted
+    assert episode.policy == "heart(drafter)"
+
+
+def test_rehearsing_leaves_the_dialogue_as_it_would_have_been():
+    episode, _ = talk(dialogue(), heart(Drafter(words)))
+    other = dialogue()
+    for turn in episode.turns:
+        assert other.step(turn.reply) == turn
+
+
+def test_rehearsal_beats_the_first_draft():
+    def few(prompt, seen):
+        return " ".join(["word"] * (1 + prompt.seed % 3))
+
+    found = []
+    for name in ("single", "best-of-n"):
+        loop = make_loop(name, Drafter(few), dialogue=True, judge=Visible(reward("length")))
+        found.append(talk(dialogue(), loop)[0].final)
+    assert found[1] > found[0]
+
+
+def test_no_cue_reaches_the_user_the_history_or_the_score():
+    mixed = Drafter(lambda p, n: f"You say: {p.history[-1].content}"[:400] if p.seed % 2 else "Hm.")
+    heard = []
+
+    class Spy(ToyUser):
+        def react(self, history):
+            heard.extend(m.content for m in history)
+            return super().react(history)
+
+    for rehearse in (True, False):
+        loop = heart(mixed, budget=Budget(samples=6))
+        episode, traces = talk(dialogue(Spy), loop, rehearse=rehearse)
+        heard += [m.content for m in episode.history] + [episode.model_dump_json()]
+        assert any("leaked" in a.error for t in traces for a in t.attempts)
+        assert any(AGAIN in m.content for t in traces for a in t.attempts for m in a.messages)
+    assert heard
+    assert not any(leaked(cue.text, text) for cue in CUES for text in heard)
+    assert not any(AGAIN in text for text in heard)
+
+
+def test_scripted_policies_talk_within_a_loop_to_embedded_users():
+    loop = heart(scripted.make("reflective"), budget=Budget(samples=3))
+    scenario = pack("test")[0]
+    runs = [talk(dialogue(EmbeddedUser, scenario, seed=4), loop) for _ in range(2)]
+    assert runs[0][0] == runs[1][0]
+    assert runs[0][0].stop is not StopReason.ERROR
+
+
+def test_a_loop_is_a_policy_wherever_one_is_asked_for():
+    loop = heart(Drafter(words), budget=Budget(samples=3))
+    tasks = [Task(toy_scenario(f"toy-{n}"), n) for n in range(6)]
+    episodes = play_many(LocalWorld(ToyUser), loop, tasks)
+    alone = [play_many(LocalWorld(ToyUser), loop, [task])[0] for task in tasks]
+    assert episodes == alone
+    assert {e.policy for e in episodes} == {"heart(drafter)"}
+
+
+def test_a_draft_that_no_fork_can_read_is_passed_over():
+    texts = iter(["fail", "two words", "fail"] * 9)
+    loop = make_loop("best-of-n", Drafter(lambda p, n: next(texts)), dialogue=True,
+                     judge=Visible(reward("length")), budget=Budget(samples=3))  # fmt: skip
+    episode, traces = talk(dialogue(), loop)
+    assert {turn.reply.text for turn in episode.turns} == {"two words"}
+    assert traces[0].attempts[0].score.value is None
+    assert "toy could not read" in traces[0].attempts[0].score.why
+
+
+def test_a_loop_without_a_reply_ends_the_dialogue_in_an_error():
+    loop = heart(Drafter(lambda p, n: EpisodeFailure("no model")))
+    episode, traces = talk(dialogue(), loop)
+    assert (episode.stop, traces[0].report) == (StopReason.ERROR, None)
+    assert "no model" in episode.error
+
+
+@pytest.mark.parametrize("name", ["final", "gain", "trough", "change", "length+0.1*final"])
+def test_a_reward_that_reads_emotions_cannot_judge_the_visible_dialogue(name):
+    with pytest.raises(InvalidInput, match="reads the emotion"):
+        Visible(reward(name))
+
+
+def test_a_visible_judge_prefers_what_its_reward_prefers():
+    judge = Visible(reward("repetition"))
+    asked = ask("I lost my job today and I do not know what to do.")
+    said = Drafter(lambda p, n: "we will see we will see we will see")([asked])[0]
+    fresh = Drafter(lambda p, n: "Losing a job hurts. What worries you most now?")([asked])[0]
+    assert judge(asked, fresh).value > judge(asked, said).value
+    assert judge.kind == "proxy"
+
+
+def test_a_stand_in_knows_nothing_but_what_was_said():
+    judge = StandIn(EmbeddedUser)
+    asked = ask("My best friend moved away last week and I feel so alone.")
+    kind, curt = (
+        Drafter(lambda p, n, text=text: text)([asked])[0]
+        for text in ("Your best friend moved away, and now you feel alone. That sounds painful.",
+                     "Come on, that is nothing. Others have it worse.")
+    )  # fmt: skip
+    good, bad = judge(asked, kind), judge(asked, curt)
+    assert good.value > bad.value
+    assert len(good.parts) == 8
+    assert judge(asked, kind) == good
+    later = ask(seed=asked.seed)
+    history = (*asked.history, Message(role="assistant", content=curt.text),
+               Message(role="user", content="Thanks a lot."))  # fmt: skip
+    assert judge(type(later)(history, asked.seed), kind).value < good.value
+
+
+def test_a_companion_talks_with_users_it_was_not_made_for():
+    loop = companion("best-of-n", scripted.make("listener"), Budget(samples=3))
+    episodes = play_many(LocalWorld(ToyUser), loop, [Task(toy_scenario(), 1)])
+    assert episodes[0].stop is not StopReason.ERROR
+    assert isinstance(loop([ask("")])[0], Reply)
+    assert pickle.loads(pickle.dumps(companion("heart", Guesser()))).run(ask()).reply
+
+
+def test_without_a_judge_replies_to_a_person_are_not_put_to_a_vote():
+    assert make_loop("heart", Drafter(words), dialogue=True).selector == "last"
+    assert make_loop("heart", Drafter(words)).selector == "majority"
+
+
+def test_rehearsed_drafts_are_chosen_by_their_score_whatever_the_loop():
+    loop = make_loop("heart", Drafter(words), dialogue=True, budget=Budget(samples=4))
+    for trace in talk(dialogue(), loop)[1]:
+        scores = [a.score.value for a in trace.attempts]
+        assert scores[trace.chosen] == max(scores)
+
+
+def test_a_proxy_does_not_stamp_a_run_as_assisted():
+    judge = StandIn(EmbeddedUser)
+    loop = make_loop("best-of-n", Drafter(words), judge=judge, dialogue=True)
+    trace = loop.run(ask("I lost my keys again."))
+    assert not trace.oracle_assisted
+    assert json.loads(trace.model_dump_json())["judge"].startswith("stand-in+embedded/")

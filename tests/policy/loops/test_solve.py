@@ -1,0 +1,230 @@
+"""Checks of solving many tasks, and of what is summed up from it."""
+
+import json
+import threading
+import time
+from itertools import pairwise
+
+import pytest
+
+from heartloop.errors import EndpointFailure, InvalidInput, OutputRefused, RecordError
+from heartloop.policy.base import make_policy
+from heartloop.policy.loops import Budget, make_loop
+from heartloop.policy.loops.solve import read, solve
+from heartloop.policy.loops.summary import elimination, plot, resampling, summary, table
+from heartloop.policy.loops.tasks import load, recorded
+from heartloop.rewards.answers import Question
+from heartloop.types import Score
+from tests.faults import FaultServer
+from tests.paths import data
+from tests.policy.loops.fakes import Drafter, Guesser
+from tests.policy.loops.test_loop import timeless
+
+QUESTIONS = [
+    Question(id=f"q{n}", text=f"Number {n}?", answers=(str(1 + n % 9),), verifier="numeric")
+    for n in range(24)
+]
+SOLVERS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
+
+
+def gsm8k():
+    path = data("testtime/gsm8k_recorded.jsonl")
+    loop = make_loop("resample", recorded(path, *SOLVERS), mode="all", budget=Budget(samples=4))
+    return path, loop, load(path)
+
+
+def test_the_tables_of_the_recorded_solvers_come_out_again():
+    path, loop, questions = gsm8k()
+    golden = json.loads((path.parent / "FIGURES.json").read_text("utf-8"))
+    for name, share in golden["single_policy_accuracy"].items():
+        single = solve(make_loop("single", recorded(path, name)), questions)
+        assert summary(single).accuracy.mean == pytest.approx(100 * share)
+    voted = summary(solve(loop, questions))
+    assert voted.accuracy.mean == pytest.approx(100 * golden["majority_ties_to_last"])
+    oracle = [100 * share for share in golden["oracle_cumulative_after_k_attempts"]]
+    assert voted.any == pytest.approx(oracle)
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    flags = [[a["is_correct"] for a in row["attempts"]] for row in rows]
+    flips = [pair for row in flags for pair in pairwise(row)]
+    assert voted.right_to_wrong == flips.count((True, False)) > 0
+    assert voted.wrong_to_right == flips.count((False, True)) > 0
+
+
+def test_an_oracle_picks_what_any_attempt_offers_and_is_stamped():
+    _, loop, questions = gsm8k()
+    found = summary(solve(loop, questions, oracle=True))
+    assert found.oracle_assisted
+    assert found.accuracy.mean == pytest.approx(69.5)
+    assert found.any[-1] == pytest.approx(69.5)
+    assert found.resampling[0] == found.first == pytest.approx(24)
+
+
+def test_threads_give_the_traces_of_a_serial_run_in_order():
+    loop = make_loop("heart", Guesser())
+    runs = [solve(loop, QUESTIONS, oracle=True, at_once=n) for n in (1, 8)]
+    assert list(map(timeless, runs[0])) == list(map(timeless, runs[1]))
+    assert [t.task for t in runs[0]] == [q.id for q in QUESTIONS]
+
+
+def test_as_many_tasks_are_under_way_as_allowed():
+    under_way, most, lock = set(), [0], threading.Lock()
+
+    def slow(prompt, seen):
+        with lock:
+            under_way.add(threading.get_ident())
+            most[0] = max(most[0], len(under_way))
+        time.sleep(0.02)
+        with lock:
+            under_way.discard(threading.get_ident())
+        return "A: 1"
+
+    solve(make_loop("single", Drafter(slow)), QUESTIONS, at_once=6)
+    assert most[0] == 6
+
+
+def test_many_tasks_wait_for_a_slow_endpoint_together():
+    with FaultServer(lambda body: "A: 1", latency=0.5) as server:
+        policy = make_policy(f"openai:slow@{server.base_url}")
+        loop = make_loop("heart", policy, budget=Budget(samples=2))
+        tasks = [q.model_copy(update={"id": f"{q.id}-{n}"}) for n in range(3) for q in QUESTIONS]
+        solve(loop, tasks[:1])
+        began = time.perf_counter()
+        traces = solve(loop, tasks[:64], at_once=64)
+        spent = time.perf_counter() - began
+    assert {t.samples for t in traces} == {2}
+    assert server.most > 48
+    assert spent < 8 * 0.5  # one after the other: 64 s
+
+
+def test_a_dead_endpoint_ends_the_run_and_is_named(tmp_path):
+    policy = make_policy("openai:dead@http://127.0.0.1:9/v1?patience=1&timeout=0.3")
+    began = time.perf_counter()
+    with pytest.raises(EndpointFailure, match=r"127\.0\.0\.1:9"):
+        solve(make_loop("heart", policy), QUESTIONS, out=tmp_path / "traces.jsonl", at_once=24)
+    assert time.perf_counter() - began < 10
+    assert read(tmp_path / "traces.jsonl") == []
+
+
+def test_the_loop_itself_takes_next_to_no_time():
+    def waiting(prompt, seen):
+        time.sleep(0.05)
+        return "A: 1"
+
+    began = time.perf_counter()
+    traces = solve(make_loop("heart", Drafter(waiting)), QUESTIONS[:4], at_once=1)
+    waited = sum(t.seconds for t in traces)
+    assert (time.perf_counter() - began - waited) / waited < 0.05
+
+
+def test_a_report_steers_nothing_and_reaches_no_prompt():
+    policy = Drafter(lambda p, n: "A: 5")
+    traces = solve(make_loop("heart", policy), QUESTIONS[:9], at_once=1)
+    assert {len(t.attempts) for t in traces} == {5}
+    assert not any(t.oracle_assisted for t in traces)
+    assert [t.report.value for t in traces] == [float(n == 4) for n in range(9)]
+    assert all(a.score is None and a.report is not None for t in traces for a in t.attempts)
+
+
+def test_a_resumed_run_does_nothing_twice_and_equals_a_whole_one(tmp_path):
+    out, policy = tmp_path / "traces.jsonl", Drafter(lambda p, n: f"A: {p.seed % 9}")
+    loop = make_loop("heart", policy, budget=Budget(samples=2))
+    solve(loop, QUESTIONS[:10], out=out)
+    before = len(policy.seen)
+    with out.open("ab") as file:
+        file.write(b'{"loop": "heart", "cut sho')
+    traces = solve(loop, QUESTIONS, out=out, resume=True)
+    assert len(policy.seen) - before == 14 * 2
+    assert sorted(t.task for t in read(out)) == sorted(q.id for q in QUESTIONS)
+    assert list(map(timeless, traces)) == list(map(timeless, solve(loop, QUESTIONS)))
+
+
+def test_a_run_that_breaks_keeps_what_it_finished(tmp_path):
+    count = iter(range(99))
+
+    def dying(prompt, seen):
+        if next(count) >= 5:
+            raise EndpointFailure("the endpoint http://nowhere is gone")
+        return "A: 1"
+
+    out = tmp_path / "traces.jsonl"
+    with pytest.raises(EndpointFailure, match="nowhere"):
+        solve(make_loop("single", Drafter(dying)), QUESTIONS, out=out, at_once=1)
+    assert len(read(out)) == 5
+
+
+def test_a_file_of_another_run_is_refused(tmp_path):
+    out = tmp_path / "traces.jsonl"
+    solve(make_loop("heart", Guesser()), QUESTIONS[:2], out=out)
+    with pytest.raises(OutputRefused, match="exists already"):
+        solve(make_loop("heart", Guesser()), QUESTIONS[:2], out=out)
+    for other in ({"seed": 1}, {"oracle": True}):
+        with pytest.raises(InvalidInput, match="another run"):
+            solve(make_loop("heart", Guesser()), QUESTIONS, out=out, resume=True, **other)
+    with pytest.raises(InvalidInput, match="another run"):
+        solve(make_loop("neutral", Guesser()), QUESTIONS, out=out, resume=True)
+    out.write_text("{}\n")
+    with pytest.raises(RecordError, match=":1: expected a trace"):
+        read(out)
+    with pytest.raises(InvalidInput, match="at_once"):
+        solve(make_loop("heart", Guesser()), QUESTIONS, at_once=0)
+
+
+def test_elimination_and_resampling_follow_their_formulas():
+    assert elimination(60, 4, 4) == pytest.approx((60, 73.33, 86.67, 100), abs=0.01)
+    assert elimination(60, 6, 4)[-1] == 100
+    assert resampling(50, 3) == pytest.approx((50, 75, 87.5))
+
+
+def test_an_oracle_on_choices_is_shown_beside_mere_elimination():
+    questions = [
+        Question(id=f"c{n}", text=f"Pick {n}.", answers=("(A)",), verifier="choice",
+                 choices=("one", "two", "three", "four")) for n in range(12)
+    ]  # fmt: skip
+    policy = Drafter(lambda p, n: "A: " + "ABCD"[p.seed % 4])
+    loop = make_loop("heart", policy, budget=Budget(samples=3))
+    helped = summary(solve(loop, questions, oracle=True), questions)
+    assert len(helped.elimination) == 3
+    assert helped.elimination[0] == helped.first
+    shown = _text(table([helped, summary(solve(loop, questions), questions)]))
+    assert shown.count("(oracle-assisted)") == 1
+    assert shown.count("resampling alone") == shown.count("elimination alone") == 1
+
+
+def _text(renderable):
+    from rich.console import Console
+
+    console = Console(width=140)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def test_two_arms_are_compared_task_by_task():
+    loop, control = make_loop("heart", Guesser()), make_loop("neutral", Guesser())
+    traces, against = solve(loop, QUESTIONS), solve(control, QUESTIONS)
+    found = summary(traces, control=against)
+    assert (found.over_control.mean, found.over_control.low, found.over_control.high) == (0, 0, 0)
+    worse = [t.model_copy(update={"report": Score(value=0.0)}) for t in against]
+    assert summary(traces, control=worse).over_control.mean == found.accuracy.mean
+
+
+def test_what_is_unscored_is_counted_and_enters_no_mean():
+    traces = solve(make_loop("single", Guesser()), QUESTIONS)
+    lost = [t.model_copy(update={"report": Score(value=None, why="?")}) for t in traces[:20]]
+    found = summary([*lost, *traces[20:]])
+    assert (found.tasks, found.unscored, found.accuracy.n) == (24, 20, 4)
+    assert summary(lost).accuracy is None
+    with pytest.raises(InvalidInput, match="got none"):
+        summary([])
+
+
+def test_a_plot_has_a_panel_for_each_arm(tmp_path):
+    pytest.importorskip("matplotlib")
+    arms = {n: solve(make_loop(n, Guesser()), QUESTIONS) for n in ("heart", "neutral")}
+    path = tmp_path / "plot.svg"
+    plot(arms, path)
+    drawn = path.read_text("utf-8")
+    assert drawn.startswith("<svg") and ">heart<" in drawn and ">neutral<" in drawn
+    assert "--ink:" in drawn
+    with pytest.raises(InvalidInput, match="none to draw"):
+        plot({}, path)
