@@ -91,13 +91,15 @@ def test_at_least_one_user_may_react_at_a_time():
 
 
 SLOW = """
-import sys, threading
+import signal, sys, threading
 from heartloop.env.play import Task, play_many
 from heartloop.env.threads import ThreadedWorld
 from heartloop.errors import EndpointFailure
 from heartloop.llm import Decoding, ScriptedModel, complete
 from tests.fakes import ToyPolicy, ToyUser, toy_scenario
 
+# A process begun in the background of a script ignores the signal unless told otherwise.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 model, begun = ScriptedModel(lambda messages, decoding: "late", 30), threading.Event()
 
 class Waiting(ToyUser):
