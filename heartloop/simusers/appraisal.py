@@ -23,7 +23,7 @@ from heartloop.simusers.lexical import is_severe
 from heartloop.simusers.reading import Reading
 from heartloop.types import DisplayRule, HiddenGoal, PersonaGroup, Scenario
 
-VERSION = 1
+VERSION = 2
 VARIABLES = ("understood", "validated", "served", "autonomy", "burden")
 Array = NDArray[np.float64]
 _SPOILED = {v: 0.98 if v == "burden" else 0.02 for v in VARIABLES}
@@ -73,9 +73,9 @@ def _utility(group: PersonaGroup) -> Array:
     data, scale = tables()["utility"], tables()["group"].get(group.value, {})
     utility = np.zeros((2,) * len(VARIABLES))
     for state in product((0, 1), repeat=len(VARIABLES)):
-        on = {v for v, bit in zip(VARIABLES, state, strict=True) if bit}
+        on = [v for v, bit in zip(VARIABLES, state, strict=True) if bit]
         utility[state] = data["offset"] + sum(data[v] * scale.get(v, 1.0) for v in on)
-        pairs = (k for k in data if "_" in k and set(k.split("_")) <= on)
+        pairs = (k for k in data if "_" in k and set(k.split("_")).issubset(on))
         utility[state] += sum(data[k] for k in pairs)
     return utility
 
@@ -106,5 +106,6 @@ def contributions(beliefs: dict[str, float], group: PersonaGroup) -> dict[str, f
         rows = [[1 - q, q] for q in (prior[variable], beliefs[variable])]
         worth = np.moveaxis(np.tensordot(np.array(rows), worth, axes=(1, axis)), 0, axis)
     values = _shapley() @ worth.reshape(-1)
-    parts = {v: float(x) for v, x in zip(VARIABLES, values, strict=True)}
-    return parts | {"baseline": float(worth[(0,) * len(VARIABLES)])}
+    # The last bits depend on the machine; nothing that is rounded later may hang on them.
+    parts = {v: round(float(x), 9) for v, x in zip(VARIABLES, values, strict=True)}
+    return parts | {"baseline": round(float(worth[(0,) * len(VARIABLES)]), 9)}

@@ -34,7 +34,7 @@ AT_ONCE = 64
 
 
 def make_user(user: str, preset: Preset | str = "default") -> SimUser:
-    """A simulated user by name ("embedded", "sage:MODEL") or id ("embedded/1.1+lexical/1").
+    """A simulated user by name ("embedded", "sage:MODEL") or id ("embedded/1.2+lexical/1").
 
     The version in an id is not looked at: the user made is of the present version, and says so in
     its own id.
@@ -65,7 +65,7 @@ def reader_of(episode: Episode, rules: Preset) -> SimUser:
     found = _ID.fullmatch(episode.user)
     if not found:
         raise InvalidInput(
-            "expected the id of a simulated user, as in 'embedded/1.1+lexical/1' or "
+            "expected the id of a simulated user, as in 'embedded/1.2+lexical/1' or "
             f"'sage/1.1:evaluator+openai:NAME@URL', got {episode.user!r:.200}: "
             "rescore the episode with a user of this version"
         )
