@@ -47,8 +47,10 @@ def load(path: str | Path) -> list[Question]:
 def _rows(path: Path) -> list[tuple[int, Row]]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"cannot read {path}: expected UTF-8 text ({error.reason})") from error
     return [(n, _row(path, n, line)) for n, line in enumerate(lines, 1) if line.strip()]
 
 
