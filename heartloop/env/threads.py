@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from functools import partial
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from heartloop.errors import InvalidInput
 from heartloop.llm.base import Calls
 from heartloop.types import Reply
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -70,6 +71,18 @@ class Crew:
                 return self._todo.popleft()
             self._threads -= 1
             return None
+
+
+def side_by_side(work: Callable[[S], T], items: Iterable[S], at_once: int) -> Iterator[T]:
+    """The results of work on each item, in order; the first error ends what is under way."""
+    crew = Crew("heartloop-work", at_once)
+    try:
+        begun = [crew.submit(partial(work, item)) for item in items]
+        for job in begun:
+            yield job.result()
+    except BaseException:
+        crew.abandon()
+        raise
 
 
 class ThreadedWorld(LocalWorld):

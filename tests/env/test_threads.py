@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from heartloop.env.play import LocalWorld, Task, play_many
-from heartloop.env.threads import ThreadedWorld
+from heartloop.env.threads import ThreadedWorld, side_by_side
 from heartloop.errors import EndpointFailure, EpisodeFailure, InvalidInput
 from heartloop.types import Message, Reaction, Reply, StopReason
 from tests.fakes import ToyPolicy, ToyUser, toy_scenario
@@ -180,3 +180,14 @@ def test_idle_threads_end():
 
 def _users() -> list[str]:
     return [t.name for t in threading.enumerate() if t.name == "heartloop-user"]
+
+
+def test_work_side_by_side_comes_back_in_order_and_its_first_error_ends_it():
+    assert list(side_by_side(lambda n: (time.sleep(0.01 * (3 - n)), n)[1], range(4), 4)) == [
+        0, 1, 2, 3]  # fmt: skip
+
+    def fails(number: int) -> int:
+        raise EndpointFailure(f"{number} is gone")
+
+    with pytest.raises(EndpointFailure, match="0 is gone"):
+        list(side_by_side(fails, range(3), 2))

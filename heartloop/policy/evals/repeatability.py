@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations, islice
 from pathlib import Path
 from statistics import mean, pstdev
 from typing import NamedTuple, Protocol
 
+from heartloop.env.threads import side_by_side
 from heartloop.errors import EpisodeFailure, InvalidInput, OutputRefused
 from heartloop.types import Episode, Message, Scenario, Value
 
@@ -84,8 +84,7 @@ def repeatability(
         except EpisodeFailure:
             return None
 
-    with ThreadPoolExecutor(at_once) as threads:
-        found = list(threads.map(scored, chosen))
+    found = list(side_by_side(scored, chosen, at_once))
     whole = [changes for changes in found if changes is not None]
     return Repeatability(
         user=user.id,

@@ -7,10 +7,10 @@ out. So its scores are beside the recorded ones, and are no episodes of their ow
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from heartloop.env.threads import side_by_side
 from heartloop.errors import EpisodeFailure, InvalidInput, OutputRefused
 from heartloop.policy.evals.stats import Interval, interval, paired
 from heartloop.rewards import reward as read_reward
@@ -77,11 +77,10 @@ def rescore(
     def one(episode: Episode) -> Rescored:
         return _rescore(episode, maker, reward)
 
-    with ThreadPoolExecutor(at_once) as threads:
-        found = []
-        for result in threads.map(one, episodes):
-            on_result(result)
-            found.append(result)
+    found = []
+    for result in side_by_side(one, episodes, at_once):
+        on_result(result)
+        found.append(result)
     return found
 
 
