@@ -42,8 +42,8 @@ def test_every_command_explains_itself_with_an_example(capsys):
     commands = out.split("Commands:")[1].splitlines()[1:]
     names = [line.split()[0] for line in commands if line.strip()]
     listed = (
-        "play chat train warmup evaluate rescore repeatability solve serve stress verify",
-        "report version scenarios",
+        "play chat serve train warmup report evaluate rescore repeatability solve stress verify",
+        "version scenarios",
     )
     assert names == " ".join(listed).split()
     pages = [[n] for n in names[:-1]] + [
@@ -163,7 +163,7 @@ def test_failures_end_with_their_code_and_one_line(capsys, monkeypatch, error, c
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(cli, "_make_policy", fail)
+    monkeypatch.setattr(cli.dialogue, "find_policy", fail)
     ended, _, err = run(capsys, "play")
     assert (ended, err.count("\n")) == (code, 1)
 
@@ -172,7 +172,7 @@ def test_an_interrupt_ends_a_command_with_130(capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_make_policy", stop)
+    monkeypatch.setattr(cli.dialogue, "find_policy", stop)
     code, _, err = run(capsys, "play")
     assert code == 130
     assert "Traceback" not in err

@@ -32,7 +32,7 @@ HOMES = {
     "matplotlib": ("policy/evals/",),
     "jinja2": ("policy/evals/",),
     "textual": ("chat/",),
-    "typer": ("cli.py",),
+    "typer": ("cli/",),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

@@ -1,0 +1,60 @@
+"""Commands that train, and their report."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heartloop.cli.options import Resume, Seed, app
+
+
+@app.command(epilog="Example: heartloop train configs/seedling.toml --set grpo.steps=20")
+def train(
+    config: Annotated[Path, typer.Argument(help="TOML file of settings.")],
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting: section.key=value.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory.")] = None,
+    resume: Resume = False,
+) -> None:
+    """Train a policy against simulated users."""
+    from heartloop.config import load
+    from heartloop.policy.train.run import train
+
+    folder = [f"run.out={json.dumps(str(out))}"] if out else []
+    train(load(config, [*(settings or []), *folder]), resume=resume)
+
+
+@app.command(epilog="Example: heartloop warmup --out runs/warm")
+def warmup(
+    out: Annotated[Path, typer.Option(help="Folder of the model; must not hold files.")],
+    seed: Seed = 7,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 2050,
+    batch: Annotated[int, typer.Option(min=1, help="Dialogues a step.")] = 8,
+    minutes: Annotated[float | None, typer.Option(help="Stop after so long.")] = None,
+    resume: Resume = False,
+) -> None:
+    """Rebuild the seedling, the built-in small policy, from nothing."""
+    from heartloop.policy.seedling.warmup import warmup
+
+    warmup(out, seed, steps, batch=batch, minutes=minutes, resume=resume, report=_row)
+    print(out)
+
+
+def _row(row: dict[str, float]) -> None:
+    print("  ".join(f"{name} {value:g}" for name, value in row.items()), file=sys.stderr)
+
+
+@app.command(epilog="Example: heartloop report runs/seedling --out again.html")
+def report(
+    run: Annotated[Path, typer.Argument(help="A run directory.")],
+    out: Annotated[Path | None, typer.Option(help="New file; default RUN/report.html.")] = None,
+) -> None:
+    """Write the HTML report of a training run."""
+    from heartloop.policy.evals.report import write_report
+
+    print(write_report(run, out))
