@@ -7,19 +7,21 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from textual.app import SystemCommand
+from textual.app import SuspendNotSupported, SystemCommand
 from textual.binding import Binding, BindingType
-from textual.screen import Screen
+from textual.screen import ModalScreen, Screen
 from textual.widgets import Input
 
 from heartloop.chat import care, commands
 from heartloop.chat.commands import COMMANDS, Command
 from heartloop.chat.desk import SETTINGS
+from heartloop.chat.dialogs import Help, Prompts
+from heartloop.chat.editor import written
 from heartloop.chat.entries import ABOUT, Mode
 from heartloop.chat.export import export, quote
 from heartloop.chat.session import Due
 from heartloop.chat.stage import Stage
-from heartloop.chat.widgets import Composer, Help, Said, Sessions, Transcript
+from heartloop.chat.widgets import Composer, Said, Sessions, Transcript
 from heartloop.errors import HeartloopError, InvalidInput
 from heartloop.policy.evals.show import plain
 
@@ -65,6 +67,12 @@ class ChatApp(Stage):
         if done is not None:
             await done
 
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Keys of commands wait while a dialog is open; one can leave at any time."""
+        if action == "perform" and isinstance(self.screen, ModalScreen):
+            return parameters == ("quit",)
+        return super().check_action(action, parameters)
+
     def get_system_commands(self, screen: Screen[Any]) -> Iterable[SystemCommand]:
         """The palette: every command of the mode; one that needs more is begun in the composer."""
         for command in commands.in_mode(self.session.mode):
@@ -78,7 +86,8 @@ class ChatApp(Stage):
     def do_help(self, _: str) -> None:
         """Show the table of commands."""
         mode = self.session.mode
-        self.push_screen(Help(f"# {mode}: {ABOUT[mode]}\n\n{commands.help_text(mode)}\n\n{_KEYS}"))
+        table = commands.help_text(mode, self.desk.settings.keys)
+        self.push_screen(Help(f"# {mode}: {ABOUT[mode]}\n\n{table}\n\n{_KEYS}"))
 
     async def do_new(self, argument: str) -> None:
         """Begin a session."""
@@ -136,6 +145,28 @@ class ChatApp(Stage):
             raise InvalidInput("this cannot be undone: write /delete yes")
         self.desk.store.delete(self.session.id)
         await self.use(self.desk.begin(self.session.mode))
+
+    def do_compose(self, argument: str) -> None:
+        """Give the terminal to the editor, and take its text into the composer."""
+        composer = self.query_one(Composer)
+        try:
+            with self.suspend():
+                text = written(argument or composer.text)
+        except SuspendNotSupported as error:
+            raise InvalidInput("this terminal cannot be lent to an editor") from error
+        self._put_down(text)
+
+    def do_prompts(self, argument: str) -> None:
+        """Search the earlier prompts; the one that is chosen comes into the composer."""
+        query = argument or self.query_one(Composer).text
+        self.push_screen(Prompts(self.query_one(Composer).prompts, query), self._put_down)
+
+    def _put_down(self, text: str | None) -> None:
+        """Bring a text into the composer, to be sent or changed."""
+        if text is not None:
+            composer = self.query_one(Composer)
+            composer.load_text(text)
+            composer.move_cursor(composer.document.end)
 
     async def do_regenerate(self, _: str) -> None:
         """Draw the last reply again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from heartloop.chat.entries import Mode
@@ -50,7 +51,11 @@ COMMANDS = (
     Command("search", "Find messages in all sessions.", "TEXT", "ctrl+f"),
     Command("rename", "Give this session a name.", "NAME", modes=_STORED),
     Command("delete", "Delete this session for good.", "yes", modes=_STORED, waits=True),
-    Command("regenerate", "Draw the last reply again.", key="ctrl+r", modes=_SPEAKING, waits=True),
+    Command(
+        "compose", "Write the message in your editor.", "[TEXT]", "ctrl+g", _WRITING, waits=True
+    ),
+    Command("prompts", "Find an earlier prompt.", "[TEXT]", "ctrl+r", _WRITING),
+    Command("regenerate", "Draw the last reply again.", key="f9", modes=_SPEAKING, waits=True),
     Command(
         "edit",
         "Take back your last message and change it.",
@@ -107,10 +112,10 @@ def parse(text: str, mode: Mode) -> tuple[Command, str] | None:
     return command, rest.strip()
 
 
-def help_text(mode: Mode) -> str:
-    """The commands of a mode as a Markdown table."""
+def help_text(mode: Mode, keys: Mapping[str, str]) -> str:
+    """The commands of a mode as a Markdown table, with the keys that the person chose."""
     rows = [
-        f"| `{_cell(command.usage)}` | {command.key} | {command.about} |"
+        f"| `{_cell(command.usage)}` | {keys.get(command.name, command.key)} | {command.about} |"
         for command in in_mode(mode)
     ]
     return "\n".join(["| command | key | what it does |", "|---|---|---|", *rows])

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 
 from markdown_it import MarkdownIt
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
-from textual.binding import Binding
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widgets import Collapsible, Input, Markdown, OptionList, Static, TextArea
 from textual.widgets.markdown import MarkdownStream
 from textual.widgets.option_list import Option
@@ -215,6 +212,11 @@ class Composer(TextArea):
         self._prompts = list(prompts)
         self._draft, self._at = "", 0
 
+    @property
+    def prompts(self) -> list[str]:
+        """Earlier messages, newest first; commands aside."""
+        return [p for p in reversed(self._prompts) if p[:1] != "/" or p[:2] == "//"]
+
     def on_text_area_changed(self) -> None:
         """Grow and shrink with the text."""
         self.styles.height = min(_TALL, max(1, self.wrapped_document.height)) + 2
@@ -310,19 +312,3 @@ def _option(row: Listed | Hit) -> Option:
         return Option(Text(plain(f"{row.name}\n  {about}")), id=f"{row.session}:{row.entry}")
     when = time.strftime("%d %b %H:%M", time.localtime(row.changed))
     return Option(Text(plain(f"{row.id} {row.name}\n  {row.setup.mode} · {when}")), id=str(row.id))
-
-
-class Help(ModalScreen[None]):
-    """What can be done here."""
-
-    BINDINGS: ClassVar[list[Binding]] = [Binding("escape,q,f1", "dismiss", "Close")]  # type: ignore[assignment]
-
-    def __init__(self, text: str) -> None:
-        """Show a text in Markdown."""
-        super().__init__()
-        self._text = text
-
-    def compose(self) -> ComposeResult:
-        """The text in a frame."""
-        with VerticalScroll(id="help"):
-            yield Markdown(self._text, open_links=False)

@@ -155,10 +155,10 @@ def test_a_message_may_begin_with_a_slash(tmp_path):
 def test_keys_and_theme_follow_the_settings(tmp_path):
     async def do(screen):
         assert screen.app.theme == "nord"
-        await screen.press("ctrl+g")
+        await screen.press("ctrl+l")
         assert screen.app.query_one("#why").display
 
-    at_screen(tmp_path, do, settings=Settings(theme="nord", keys={"why": "ctrl+g"}))
+    at_screen(tmp_path, do, settings=Settings(theme="nord", keys={"why": "ctrl+l"}))
 
 
 def test_the_palette_offers_the_commands_of_the_mode(tmp_path):

@@ -1,16 +1,22 @@
 """Every command of the table, done at the screen."""
 
 import asyncio
+import contextlib
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
 from heartloop.chat.app import ChatApp
 from heartloop.chat.commands import COMMANDS
-from heartloop.chat.widgets import Composer, Help, Said, Sessions
+from heartloop.chat.dialogs import Help, Prompts
+from heartloop.chat.widgets import Composer, Said, Sessions
 from tests.chat.screen import at_screen
 from tests.fakes import ToyPolicy
 
 DONE = {}
+FAKE_EDITOR = Path(__file__).parent / "editor.py"
 
 
 def doing(name, mode="talk"):
@@ -24,6 +30,7 @@ def doing(name, mode="talk"):
 @pytest.mark.parametrize("name", [command.name for command in COMMANDS])
 def test_every_command_does_what_it_says(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VISUAL", "")
     function, mode = DONE[name]
     draws = ToyPolicy(lambda prompt: f"<think>hm</think> seed {prompt.seed}")
     at_screen(tmp_path / "data", function, mode, toy=draws)
@@ -99,11 +106,43 @@ async def _(screen):
     assert screen.app.desk.store.sessions() == [] and screen.session.path == []
 
 
+@doing("compose")
+async def _(screen):
+    # A test has no terminal to lend; a real one is lent in test_client.py.
+    screen.app.suspend = contextlib.nullcontext
+    os.environ["VISUAL"] = f"{sys.executable} {FAKE_EDITOR}"
+    screen.app.query_one(Composer).load_text("begun")
+    await screen.press("ctrl+g")
+    assert screen.app.query_one(Composer).text == "begun and ended"
+    await screen.type("/compose from here")
+    assert screen.app.query_one(Composer).text == "from here and ended"
+    os.environ["VISUAL"] = "no-such-editor"
+    await screen.press("ctrl+g")
+    assert "cannot write with the editor" in screen.shown
+    assert screen.app.query_one(Composer).text == "from here and ended"
+
+
+@doing("prompts")
+async def _(screen):
+    for text in ("my cat ran away", "the exam is tomorrow", "my café ran out of tea"):
+        await screen.type(text)
+    await screen.press("ctrl+r", *"mcr", "down", "enter")
+    assert screen.app.query_one(Composer).text == "my café ran out of tea"
+    screen.app.query_one(Composer).load_text("")
+    await screen.press("ctrl+r", "ctrl+n")
+    assert isinstance(screen.app.screen, Prompts) and screen.session.path
+    await screen.press("escape")
+    await screen.type("/prompts exm")
+    assert "the exam is tomorrow" in screen.shown
+    await screen.press("enter")
+    assert screen.app.query_one(Composer).text == "the exam is tomorrow"
+
+
 @doing("regenerate")
 async def _(screen):
     await screen.type("Hi")
     first = screen.session.path[-1].text
-    await screen.press("ctrl+r")
+    await screen.press("f9")
     assert screen.session.path[-1].text != first
     assert first not in screen.shown and "version 2 of 2" in screen.shown
 
@@ -129,7 +168,7 @@ async def _(screen):
 async def _(screen):
     await screen.type("Hi")
     first = screen.session.path[-1]
-    await screen.press("ctrl+r")
+    await screen.press("f9")
     await screen.press("ctrl+t")
     assert screen.session.path[-1] == first and first.text in screen.shown
 
@@ -215,8 +254,6 @@ async def _(screen):
 
 @doing("export")
 async def _(screen):
-    from pathlib import Path
-
     await screen.type("Hi there")
     await screen.type("/export md mine.md")
     assert "Hi there" in Path("mine.md").read_text()

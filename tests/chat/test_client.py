@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -97,6 +98,23 @@ def test_a_conversation_in_a_real_terminal_is_kept(tmp_path):
     again = Terminal(f"chat('neutral', number=1, folder=Path({str(tmp_path)!r}))")
     again.until("I am sad")
     assert again.end() == 0
+
+
+def test_the_terminal_is_lent_to_the_editor_and_comes_back(tmp_path, monkeypatch):
+    editor = Path(__file__).parent / "editor.py"
+    monkeypatch.setenv("VISUAL", f"{sys.executable} {editor}")
+    terminal = Terminal(f"chat('neutral', folder=Path({str(tmp_path)!r}))")
+    terminal.until("your move")
+    terminal.write("begun")
+    terminal.until("begun")
+    terminal.write("\x07")
+    terminal.until("ended")
+    terminal.write("\r")
+    terminal.until("1 you")
+    assert terminal.end() == 0
+    store = Store(tmp_path)
+    assert store.entries(1)[0].text == "begun and ended"
+    store.close()
 
 
 @pytest.mark.parametrize(

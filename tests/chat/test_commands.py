@@ -12,11 +12,12 @@ def test_names_and_keys_are_given_once():
 
 @pytest.mark.parametrize("mode", Mode)
 def test_the_help_of_a_mode_names_each_of_its_commands_and_no_other(mode):
-    text = help_text(mode)
+    text = help_text(mode, {"why": "ctrl+l"})
     for command in COMMANDS:
         shown = f"| `/{command.name}" in text
         assert shown == (mode in command.modes)
         assert not shown or command.about in text
+    assert "| `/why` | ctrl+l |" in text
     assert len(text.split("\n")) == len(in_mode(mode)) + 2
 
 
