@@ -47,7 +47,17 @@ def _data() -> dict[str, Any]:
 @cache
 def _patterns(table: str, key: str) -> tuple[re.Pattern[str], ...]:
     rows = _data()[table][key]
-    return tuple(map(re.compile, [rows] if isinstance(rows, str) else rows))
+    families = _data()["families"]
+    filled = (
+        re.sub("<([a-z]+)>", lambda found: families.get(found[1], found[0]), row)
+        for row in ([rows] if isinstance(rows, str) else rows)
+    )
+    return tuple(map(re.compile, filled))
+
+
+@cache
+def _simplified() -> dict[int, int]:
+    return str.maketrans(*_data()["spelling"]["zh"])
 
 
 def language(text: str) -> str:
@@ -84,21 +94,25 @@ def _clauses(text: str) -> Iterator[tuple[str, str]]:
     """The clauses of a text with their script; a negation holds in its own clause only."""
     for clause in _CLAUSE.split(text):
         if language(clause) == "zh":
-            yield "zh", clause
+            yield "zh", clause.translate(_simplified()).strip()
         elif spoken := [word for word in words(clause) if word not in ".!?"]:
-            yield "en", " ".join(spoken)
+            spelling = _data()["spelling"]["en"]
+            yield "en", " ".join(spelling.get(word, word) for word in spoken)
 
 
 def _threatens(clause: str, level: Level, script: str) -> bool:
+    if any(pattern.search(clause) for pattern in _patterns("exempt", f"aside_{script}")):
+        return False
     for pattern in _patterns("exempt", script):
         clause = pattern.sub("~", clause)
     found = (p.search(clause) for p in _patterns("risk", f"{level}_{script}"))
-    return any(match and not _denied(clause[: match.start()], script) for match in found)
+    return any(match and not _denied(clause[: match.start()], level, script) for match in found)
 
 
-def _denied(before: str, script: str) -> bool:
+def _denied(before: str, level: str, script: str) -> bool:
     """Whether what stands before a phrase in its clause takes it back, or is about another."""
-    keys = ("not_en",) if script == "en" else ("not_zh", "others_zh")
+    speaks_of_others = script == "zh" or level == Level.EXPLICIT
+    keys = (f"not_{script}", f"others_{script}")[: 1 + speaks_of_others]
     return any(p.search(before) for key in keys for p in _patterns("exempt", key))
 
 

@@ -6,7 +6,11 @@ import pytest
 from heartloop.chat import care
 from heartloop.errors import UnknownName
 
-LINES = tomllib.loads((Path(__file__).parent / "crisis.toml").read_text("utf-8"))
+ROUNDS = tomllib.loads((Path(__file__).parent / "crisis.toml").read_text("utf-8"))
+KINDS = ("explicit", "indirect", "negated", "idiom", "plain")
+LINES = {
+    kind: [line for lines in ROUNDS.values() for line in lines.get(kind, [])] for kind in KINDS
+}
 
 
 def missed(kind: str) -> list[str]:
@@ -57,6 +61,14 @@ def test_a_negation_holds_in_its_own_clause_only():
         "Am I talking to a bot?",
         "你是真人吗？",
         "Who are you?",
+        "are you a bot?",
+        "Are you an AI?",
+        "is this a real person",
+        "你是真人吗",
+        "你是机器人吗？",
+        "你是不是AI",
+        "妳是真人嗎",
+        "你是機器人嗎",
     ],
 )
 def test_asking_what_it_is_is_understood(text):
@@ -77,6 +89,26 @@ def test_other_questions_do_not_ask_what_it_is():
 def test_a_referral_names_the_line_of_its_region_and_the_list_for_all(place, line, script):
     text = care.referral(place, script)
     assert line in text and "findahelpline.com" in text and "{" not in text
+
+
+def test_a_referral_is_the_bundled_text_of_its_region_and_nothing_else():
+    table = tomllib.loads((Path(care.__file__).parent / "care.toml").read_text("utf-8"))
+    lines = f"- {table['lines']['us']['en']}\n- {table['lines']['international']['en']}"
+    head, tail = table["referral"]["en"].strip().split("{lines}")
+    assert care.referral("us", "en") == head + lines + tail == care.referral("us", "en")
+
+
+def test_traditional_characters_and_loose_spelling_are_read_alike():
+    assert care.risk("我想自殘") == care.risk("我想自残") == care.Risk(care.Level.EXPLICIT, "zh")
+    assert care.risk("i dont want to be alive") == care.risk("I don't want to be alive")
+    assert care.risk("i dont want to be alive")
+
+
+def test_the_past_fiction_and_other_people_are_not_the_writers_risk():
+    assert not care.risk("Ten years ago I was suicidal.")
+    assert not care.risk("In the last chapter of the book I kill myself off.")
+    assert not care.risk("My dad took his own life.")
+    assert care.risk("Ten years ago I was suicidal and now I am suicidal again.")
 
 
 def test_an_unknown_region_is_named_with_those_known():

@@ -1,0 +1,51 @@
+"""How much acute risk the client finds in the lines of `tests/chat/crisis.toml`, round by round.
+
+python benchmarks/crisis.py [--round NAME] [--wrong]
+"""
+
+import argparse
+import time
+import tomllib
+from pathlib import Path
+
+from heartloop.chat import care
+
+LINES = Path(__file__).parent.parent / "tests" / "chat" / "crisis.toml"
+RISKS = ("explicit", "indirect")
+
+
+def wrong(kind: str, lines: list[str]) -> list[str]:
+    """The lines of a kind that are taken for what they are not."""
+    return [line for line in lines if (care.risk(line) is not None) != (kind in RISKS)]
+
+
+def main() -> None:
+    """Print a table of recall and false alarms, and the time for a line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--round", help="this round alone")
+    parser.add_argument("--wrong", action="store_true", help="print the lines that go wrong")
+    options = parser.parse_args()
+    rounds = tomllib.loads(LINES.read_text("utf-8"))
+    care.risk("warm up"), care.risk("预热")
+    print("| round | lines | explicit found | indirect found | false alarms |")
+    print("|---|---|---|---|---|")
+    spent, count = 0.0, 0
+    for name, kinds in rounds.items():
+        if options.round not in (None, name):
+            continue
+        began = time.perf_counter()
+        bad = {kind: wrong(kind, lines) for kind, lines in kinds.items()}
+        spent += time.perf_counter() - began
+        size = sum(map(len, kinds.values()))
+        count += size
+        found = [f"{len(kinds[k]) - len(bad[k])}/{len(kinds[k])}" for k in RISKS]
+        calm = [kind for kind in kinds if kind not in RISKS]
+        alarms = f"{sum(len(bad[k]) for k in calm)}/{sum(len(kinds[k]) for k in calm)}"
+        print(f"| {name} | {size} | {found[0]} | {found[1]} | {alarms} |")
+        if options.wrong:
+            print("\n".join(f"  {kind}: {line}" for kind, rows in bad.items() for line in rows))
+    print(f"{1000 * spent / max(count, 1):.2f} ms a line")
+
+
+if __name__ == "__main__":
+    main()
