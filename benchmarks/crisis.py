@@ -4,6 +4,7 @@ python benchmarks/crisis.py [--round NAME] [--wrong]
 """
 
 import argparse
+import json
 import time
 import tomllib
 from pathlib import Path
@@ -11,12 +12,20 @@ from pathlib import Path
 from heartloop.chat import care
 
 LINES = Path(__file__).parent.parent / "tests" / "chat" / "crisis.toml"
+SCENARIOS = Path(care.__file__).parent.parent / "simusers" / "scenarios"
 RISKS = ("explicit", "indirect")
 
 
 def wrong(kind: str, lines: list[str]) -> list[str]:
     """The lines of a kind that are taken for what they are not."""
     return [line for line in lines if (care.risk(line) is not None) != (kind in RISKS)]
+
+
+def openers() -> list[str]:
+    """What the people of the shipped scenarios say first."""
+    rows = [row for file in SCENARIOS.glob("*.jsonl") for row in file.open(encoding="utf-8")]
+    said = (json.loads(row) for row in rows)
+    return [d.get("opener") or d.get("opening") or d["first"] for d in said]
 
 
 def main() -> None:
@@ -45,6 +54,8 @@ def main() -> None:
         if options.wrong:
             print("\n".join(f"  {kind}: {line}" for kind, rows in bad.items() for line in rows))
     print(f"{1000 * spent / max(count, 1):.2f} ms a line")
+    first = openers()
+    print(f"{sum(care.risk(line) is not None for line in first)} of {len(first)} openers")
 
 
 if __name__ == "__main__":
