@@ -22,7 +22,8 @@ app = typer.Typer(help="Dialogue policies, and simulated users that feel and sco
 PolicyName = Annotated[
     str,
     typer.Argument(
-        help='A scripted policy, "seedling", a folder, hf:ID, openai:NAME@URL or hacker:NAME.'
+        help='A scripted policy, "seedling", a folder, hf:ID, openai:NAME@URL or hacker:NAME; '
+        "LOOP:POLICY for one in a test-time loop."
     ),
 ]
 Source = Annotated[str, typer.Option("--scenarios", help='"train", "test" or a file.')]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from heartloop.env.play import Policy, Prompt
@@ -10,6 +11,8 @@ from heartloop.llm import Decoding, make_model
 from heartloop.llm.ledger import bare
 from heartloop.policy import scripted
 from heartloop.policy.chat import ChatPolicy
+from heartloop.policy.loops import LOOPS, Budget
+from heartloop.policy.loops.dialogue import companion
 from heartloop.policy.model import LanguageModel, ModelPolicy, Sampling
 
 __all__ = ["SEEDLING", "Policy", "Prompt", "make_policy", "policy_names"]
@@ -33,15 +36,19 @@ def make_policy(
     Args:
         spec: A scripted policy's name, "seedling", "hf:" with a folder or hub id, a folder that
             holds a model or a training run (its newest checkpoint is taken), or a chat model as
-            "openai:NAME@URL" or "vllm:PATH".
+            "openai:NAME@URL" or "vllm:PATH"; or any of them in a test-time loop, "LOOP:POLICY",
+            where "LOOP@N:POLICY" draws N samples a reply.
         sampling: How a model draws its replies.
         thinking: Ask the model's chat template for a think block.
         device: Where the model runs; None takes an accelerator when there is one.
 
     Raises:
         UnknownName: nothing of that name is known.
-        InvalidInput: the folder holds no model.
+        InvalidInput: the folder holds no model, or N is no number above 0.
     """
+    head, colon, inner = spec.partition(":")
+    if colon and head.partition("@")[0] in LOOPS:
+        return _wrapped(head, make_policy(inner, sampling, thinking=thinking, device=device))
     if spec in scripted.SCRIPTED:
         return scripted.make(spec)
     if spec.startswith(("openai:", "vllm:")):
@@ -49,6 +56,17 @@ def make_policy(
     path, name = _place(spec)
     model = LanguageModel.load(path, thinking=thinking, device=device)
     return ModelPolicy(model, sampling or Sampling(), name)
+
+
+def _wrapped(head: str, policy: Policy) -> Policy:
+    """The loop that is written "LOOP" or "LOOP@N", around a policy."""
+    name, at, samples = head.partition("@")
+    if not at:
+        return companion(name, policy)
+    if not (samples.isascii() and samples.isdigit() and int(samples)):
+        raise InvalidInput(f"expected a number of samples above 0 in {head!r}, got {samples!r}")
+    # Runs that cost differently must not go by one name.
+    return replace(companion(name, policy, Budget(samples=int(samples))), label=head)
 
 
 def _decoding(sampling: Sampling | None) -> Decoding:
@@ -70,7 +88,9 @@ def _place(spec: str) -> tuple[str, str]:
         return spec[3:], spec
     folder = Path(spec)
     if not folder.is_dir():
-        raise unknown("policy", spec, policy_names())
+        _, colon, inner = spec.partition(":")
+        loops = [f"{name}:{inner}" for name in LOOPS] if colon else []
+        raise unknown("policy", spec, [*policy_names(), *loops])
     return str(_model_folder(folder)), spec
 
 

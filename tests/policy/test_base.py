@@ -4,8 +4,10 @@ import pytest
 
 from heartloop.errors import InvalidInput, UnknownName
 from heartloop.policy import scripted
-from heartloop.policy.base import make_policy, policy_names
+from heartloop.policy.base import Prompt, make_policy, policy_names
+from heartloop.policy.loops import LOOPS, Loop
 from heartloop.policy.model import ModelPolicy, Sampling
+from heartloop.types import Message
 from tests.policy.seedling.tiny import tiny
 
 
@@ -34,3 +36,38 @@ def test_a_folder_without_a_model_says_what_was_expected(tmp_path):
 def test_an_unknown_policy_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="did you mean 'oracle'"):
         make_policy("orackle")
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_loop_is_named_before_its_policy(name):
+    loop = make_policy(f"{name}:listener")
+    assert isinstance(loop, Loop)
+    assert loop.name == f"{name}(listener)"
+    assert loop.policy == make_policy("listener")
+
+
+def test_a_loop_draws_the_samples_that_are_named_and_says_so():
+    loop = make_policy("best-of-n@3:listener")
+    trace = loop.run(Prompt((Message(role="user", content="My dog died."),), 5))
+    assert (loop.name, trace.samples) == ("best-of-n@3(listener)", 3)
+
+
+@pytest.mark.parametrize("samples", ["0", "-1", "x", "", "²", "2.5"])
+def test_samples_that_are_no_number_are_named(samples):
+    with pytest.raises(InvalidInput, match="expected a number of samples above 0"):
+        make_policy(f"heart@{samples}:listener")
+
+
+def test_a_misspelt_loop_is_answered_with_the_nearest():
+    with pytest.raises(UnknownName, match="did you mean 'heart:listener'"):
+        make_policy("haert:listener")
+
+
+def test_a_loop_in_a_loop_is_refused():
+    with pytest.raises(InvalidInput, match="needs a plain policy"):
+        make_policy("heart:best-of-n:listener")
+
+
+def test_a_loop_around_an_unknown_policy_names_the_policy():
+    with pytest.raises(UnknownName, match="did you mean 'listener'"):
+        make_policy("heart:lisener")

@@ -90,10 +90,12 @@ def make_loop(
 
     Raises:
         UnknownName: there is no such loop or selector.
-        InvalidInput: a cue is given to a loop that takes none.
+        InvalidInput: a cue is given to a loop that takes none, or the policy is a loop itself.
     """
     if name not in LOOPS:
         raise unknown("loop", name, LOOPS)
+    if isinstance(policy, Loop):
+        raise InvalidInput(f"{name!r} needs a plain policy that drafts, got the loop {policy.name}")
     recipe, limits = LOOPS[name], budget or Budget()
     if cue is not None and name != "emotion-prompt":
         raise InvalidInput(f"only 'emotion-prompt' takes a cue of one's own, got one for {name!r}")
