@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from heartloop.env.play import Dialogue, Policy
 from heartloop.errors import EpisodeFailure
-from heartloop.policy.loops.base import Budget, Trace
+from heartloop.policy.loops.base import Asking, Budget, Trace
 from heartloop.policy.loops.judges import Rehearsal, StandIn
-from heartloop.policy.loops.loop import Loop
+from heartloop.policy.loops.loop import Loop, drive
 from heartloop.policy.loops.presets import make_loop
 from heartloop.simusers.embedded import EmbeddedUser
 from heartloop.types import Episode, Score
@@ -34,13 +35,27 @@ def talk(dialogue: Dialogue, loop: Loop, *, rehearse: bool = True) -> tuple[Epis
         loop: Made for a dialogue; with `rehearse` its judge gives way to the fork.
         rehearse: Score drafts with a fork of the user, which makes the run oracle-assisted.
     """
-    traces: list[Trace] = []
-    while dialogue.stop is None:
-        if rehearse:
-            loop = replace(loop, judge=Rehearsal(dialogue), selector="best_reward")
-        trace = loop.run(dialogue.prompt(loop), dialogue.task.scenario.id)
-        traces.append(_said(dialogue, trace))
-    return dialogue.episode(loop.name), traces
+    return talk_many([dialogue], loop, rehearse=rehearse)[0]
+
+
+def talk_many(
+    dialogues: Sequence[Dialogue], loop: Loop, *, rehearse: bool = True
+) -> list[tuple[Episode, list[Trace]]]:
+    """As `talk` does, with several at a time, so that the policy is asked for many replies."""
+    traces: list[list[Trace]] = [[] for _ in dialogues]
+    while going := [n for n, dialogue in enumerate(dialogues) if dialogue.stop is None]:
+        runs = [_begun(dialogues[n], loop, rehearse) for n in going]
+        for n, trace in zip(going, drive(loop.policy, runs), strict=True):
+            traces[n].append(_said(dialogues[n], trace))
+    episodes = (dialogue.episode(loop.name) for dialogue in dialogues)
+    return list(zip(episodes, traces, strict=True))
+
+
+def _begun(dialogue: Dialogue, loop: Loop, rehearse: bool) -> Asking[Trace]:
+    """The run of one turn."""
+    if rehearse:
+        loop = replace(loop, judge=Rehearsal(dialogue), selector="best_reward")
+    return loop.begin(dialogue.prompt(loop), dialogue.task.scenario.id)
 
 
 def _said(dialogue: Dialogue, trace: Trace) -> Trace:

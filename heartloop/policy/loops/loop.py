@@ -67,13 +67,14 @@ class Loop:
 
     def run(self, prompt: Prompt, task: str = "") -> Trace:
         """One run, with all that was tried."""
-        return _drive(self.policy, [self._run(prompt, task)])[0]
+        return drive(self.policy, [self.begin(prompt, task)])[0]
 
     def run_many(self, prompts: Sequence[Prompt]) -> list[Trace]:
         """Several runs in step, so that the policy is asked for many replies at a time."""
-        return _drive(self.policy, [self._run(prompt, "") for prompt in prompts])
+        return drive(self.policy, [self.begin(prompt) for prompt in prompts])
 
-    def _run(self, prompt: Prompt, task: str) -> Asking[Trace]:
+    def begin(self, prompt: Prompt, task: str = "") -> Asking[Trace]:
+        """One run that waits for its replies, to be driven beside others of the same policy."""
         desk = Desk(prompt, self.budget, self.role, self.stops)
         while not (stopped := self._over(desk)):
             note = yield from self.coach(desk)
@@ -175,8 +176,8 @@ def _why_nothing(desk: Desk, stopped: str) -> str:
     return f"all {len(desk.attempts)} attempts failed; the first: {desk.attempts[0].error}"
 
 
-def _drive(policy: Policy, runs: Sequence[Asking[Trace]]) -> list[Trace]:
-    """Advance all runs together: each round is one call of the policy."""
+def drive(policy: Policy, runs: Sequence[Asking[Trace]]) -> list[Trace]:
+    """Advance runs of loops around one policy together: each round is one call of it."""
     done: dict[int, Trace] = {}
     asked: dict[int, list[Prompt]] = {}
 

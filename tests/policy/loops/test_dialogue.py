@@ -11,7 +11,7 @@ from heartloop.policy import scripted
 from heartloop.policy.loops import Budget, make_loop
 from heartloop.policy.loops.coaches import AGAIN
 from heartloop.policy.loops.cues import EKMAN, bank, leaked
-from heartloop.policy.loops.dialogue import companion, talk
+from heartloop.policy.loops.dialogue import companion, talk, talk_many
 from heartloop.policy.loops.judges import StandIn, Visible
 from heartloop.rewards import reward
 from heartloop.simusers.embedded import EmbeddedUser
@@ -19,6 +19,7 @@ from heartloop.simusers.scenario import pack
 from heartloop.types import Message, Reply, StopReason
 from tests.fakes import ToyUser, toy_scenario
 from tests.policy.loops.fakes import Drafter, Guesser, ask
+from tests.policy.loops.test_loop import timeless
 
 CUES = bank(*EKMAN, "neutral", "demand", "random")
 
@@ -55,6 +56,20 @@ def test_rehearsing_leaves_the_dialogue_as_it_would_have_been():
     other = dialogue()
     for turn in episode.turns:
         assert other.step(turn.reply) == turn
+
+
+@pytest.mark.parametrize("rehearse", [True, False])
+def test_dialogues_side_by_side_go_as_they_go_alone_in_fewer_calls(rehearse):
+    def people():
+        return [dialogue(scenario=toy_scenario(f"toy-{n}"), seed=n) for n in range(5)]
+
+    together, alone = Drafter(words), Drafter(words)
+    found = talk_many(people(), heart(together), rehearse=rehearse)
+    wanted = [talk(person, heart(alone), rehearse=rehearse) for person in people()]
+    assert [episode for episode, _ in found] == [episode for episode, _ in wanted]
+    for (_, traces), (_, others) in zip(found, wanted, strict=True):
+        assert list(map(timeless, traces)) == list(map(timeless, others))
+    assert together.calls < alone.calls
 
 
 def test_rehearsal_beats_the_first_draft():
