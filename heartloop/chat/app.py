@@ -223,6 +223,11 @@ class ChatApp(Stage):
         panel = self.query_one("#why")
         panel.display = self.session.why_shown = not panel.display
 
+    def do_loop(self, _: str) -> None:
+        """Show or hide the drafts."""
+        panel = self.query_one("#loop")
+        panel.display = not panel.display
+
     def do_think(self, _: str) -> None:
         """Open or close all think blocks."""
         self._folded = not self._folded

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from heartloop.chat.drafts import Drafts, drafts
 from heartloop.env.play import Policy, Prompt
 from heartloop.errors import CallFailure, EpisodeFailure, HeartloopError
 from heartloop.simusers.base import SimUser
@@ -71,7 +72,15 @@ class Cast:
             return self._users[spec, preset]
 
 
-def speak(policy: Policy, prompt: Prompt, stop: threading.Event) -> Iterator[Reply]:
+class Spoken(NamedTuple):
+    """A reply, or what there is of it so far."""
+
+    reply: Reply
+    drafts: Drafts | None = None
+    """What was tried before it, where the policy is a loop."""
+
+
+def speak(policy: Policy, prompt: Prompt, stop: threading.Event) -> Iterator[Spoken]:
     """The reply as it grows; a policy that cannot stream gives it at once.
 
     It ends early when `stop` is set, also while the policy is still at work.
@@ -85,12 +94,10 @@ def speak(policy: Policy, prompt: Prompt, stop: threading.Event) -> Iterator[Rep
             if stop.is_set():
                 return
             raw += piece
-            yield partial(raw)
-        yield Reply.parse(raw)
+            yield Spoken(partial(raw))
+        yield Spoken(Reply.parse(raw))
         return
     found = _aside(policy, prompt, stop)
-    if isinstance(found, EpisodeFailure):
-        raise found
     if found is not None:
         yield found
 
@@ -108,13 +115,13 @@ def partial(raw: str) -> Reply:
     return found
 
 
-def _aside(policy: Policy, prompt: Prompt, stop: threading.Event) -> Reply | EpisodeFailure | None:
+def _aside(policy: Policy, prompt: Prompt, stop: threading.Event) -> Spoken | None:
     """The reply of a policy that answers all at once; None when it was told to stop."""
-    box: SimpleQueue[Reply | Exception] = SimpleQueue()
+    box: SimpleQueue[Spoken | Exception] = SimpleQueue()
 
     def work() -> None:
         try:
-            box.put(policy([prompt])[0])
+            box.put(_answered(policy, prompt))
         except Exception as error:  # carried over to the thread that asked
             box.put(error)
 
@@ -125,8 +132,22 @@ def _aside(policy: Policy, prompt: Prompt, stop: threading.Event) -> Reply | Epi
     if box.empty():
         return None
     found = box.get()
-    if isinstance(found, Reply | EpisodeFailure):
+    if isinstance(found, Spoken):
         return found
     if isinstance(found, HeartloopError):
         raise found
     raise CallFailure(f"policy {policy.name!r} failed: {found}") from found
+
+
+def _answered(policy: Policy, prompt: Prompt) -> Spoken:
+    from heartloop.policy.loops import Loop
+
+    if isinstance(policy, Loop):
+        trace = policy.run(prompt)
+        if trace.reply is None:
+            raise EpisodeFailure(trace.error)
+        return Spoken(trace.reply, drafts(trace))
+    found = policy([prompt])[0]
+    if isinstance(found, EpisodeFailure):
+        raise found
+    return Spoken(found)

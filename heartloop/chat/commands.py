@@ -75,6 +75,7 @@ COMMANDS = (
     Command("episode", "Show the episode of that number.", "NUMBER", modes=_REPLAYING, waits=True),
     Command("scenario", "Begin with another simulated user.", "ID", modes=_SIMULATED, waits=True),
     Command("why", "Show or hide what moved the emotion.", key="f2"),
+    Command("loop", "Show or hide what a test-time loop tried.", key="f4", modes=_SPEAKING),
     Command("think", "Open or close the think blocks.", key="f3"),
     Command("copy", "Copy a message (the last one) or its code.", "[NUMBER|code]", "ctrl+y"),
     Command("export", "Write this session to a new file.", "md|jsonl [FILE]"),

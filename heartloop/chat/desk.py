@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from heartloop.chat import care
 from heartloop.chat.cast import Cast
-from heartloop.chat.commands import BY_NAME
+from heartloop.chat.commands import BY_NAME, COMMANDS
 from heartloop.chat.entries import Mode, Setup
 from heartloop.chat.session import Session
 from heartloop.chat.store import Store
@@ -53,6 +54,10 @@ def settings(folder: Path) -> Settings:
     for name in found.keys:
         if name not in BY_NAME:
             raise ConfigError(f"{path}: {unknown('command', name, BY_NAME)}")
+    taken = Counter(found.keys.get(c.name, c.key) for c in COMMANDS)
+    for name, key in found.keys.items():
+        if taken[key] > 1:
+            raise ConfigError(f"{path}: key {key!r} of {name!r} belongs to another command too")
     if found.region:
         care.referral(found.region, "en")
     return found

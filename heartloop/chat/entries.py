@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
+from heartloop.chat.drafts import Drafts
 from heartloop.chat.feeling import Estimate
 from heartloop.env.play import Snapshot
 from heartloop.errors import InvalidInput
@@ -66,6 +67,8 @@ class Entry(Value):
     """A notice that stands in the place of a reply."""
     reaction: Reaction | None = None
     feeling: Estimate | None = None
+    drafts: Drafts | None = None
+    """What a loop tried before it said this."""
     state: Snapshot | None = None
     """Where the simulated dialogue stands after this message."""
 

@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from heartloop.chat import care
-from heartloop.chat.cast import Cast, speak
+from heartloop.chat.cast import Cast, Spoken, speak
 from heartloop.chat.entries import NAME, PERSON, Entry, Mode, Role, Setup, check, title
 from heartloop.chat.feeling import estimate
 from heartloop.chat.store import Store
@@ -22,7 +22,7 @@ from heartloop.chat.tree import Tree, laid_out
 from heartloop.env.play import Dialogue, Policy, Prompt, Snapshot, prompt_seed, resume
 from heartloop.errors import EpisodeFailure, InvalidInput
 from heartloop.rewards import reward
-from heartloop.types import Episode, Message, Reaction, Reply
+from heartloop.types import Episode, Message, Reaction
 
 _HOUSE = "heartloop"
 """Author of notices."""
@@ -188,8 +188,8 @@ class Session:
         prompt = self._prompt(policy, asked)
         entry: Entry | None = None
         try:
-            for reply in speak(policy, prompt, self._stop):
-                entry = self._grow(entry, parent, policy.name, reply)
+            for spoken in speak(policy, prompt, self._stop):
+                entry = self._grow(entry, parent, policy.name, spoken)
                 yield entry
         except EpisodeFailure as failure:
             self._move(parent)
@@ -199,8 +199,8 @@ class Session:
             entry = self._put(entry.model_copy(update={"cut": False}))
             yield entry
 
-    def _grow(self, entry: Entry | None, parent: int, author: str, reply: Reply) -> Entry:
-        fields = {"text": reply.text, "think": reply.think, "raw": reply.raw, "cut": True}
+    def _grow(self, entry: Entry | None, parent: int, author: str, spoken: Spoken) -> Entry:
+        fields = {**dict(spoken.reply), "cut": True, "drafts": spoken.drafts}
         if entry is None:
             self._move(parent)
             return self._add("assistant", author, growing=True, **fields)

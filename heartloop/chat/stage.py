@@ -8,14 +8,14 @@ from typing import Any
 
 from textual import work
 from textual.app import App, ComposeResult
-from textual.containers import Horizontal, VerticalScroll
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Static
 
 from heartloop.chat import care
 from heartloop.chat.desk import Desk
 from heartloop.chat.entries import ABOUT, PERSON, Entry, Mode
 from heartloop.chat.session import Due, Session
-from heartloop.chat.widgets import Composer, MakeRow, Said, Sessions, Transcript, gauge, why
+from heartloop.chat.widgets import Composer, MakeRow, Said, Sessions, Transcript, gauge, tried, why
 from heartloop.errors import HeartloopError, InvalidInput, unknown
 from heartloop.policy.evals.show import plain
 
@@ -54,16 +54,22 @@ class Stage(App[None]):
         with Horizontal(id="middle"):
             yield Sessions(id="sessions")
             yield Transcript()
-            with VerticalScroll(id="why"):
-                yield Static(id="reasons")
+            with Vertical(id="side"):
+                with VerticalScroll(id="why"):
+                    yield Static(id="reasons")
+                with VerticalScroll(id="loop"):
+                    yield Static(id="drafts")
         yield Static(id="status", markup=False)
         yield Composer(self.desk.store.prompts(PERSON))
 
     async def on_mount(self) -> None:
         """Bring the session up; models are loaded while it is on the screen already."""
-        self.theme = self._known_theme(self.desk.settings.theme)
+        try:
+            self.theme = self._known_theme(self.desk.settings.theme)
+        except InvalidInput as error:
+            self._complain(error)
         self.set_keymap(self.desk.settings.keys)
-        for place in ("#sessions", "#why"):
+        for place in ("#sessions", "#why", "#loop"):
             self.query_one(place).display = False
         self.query_one(Composer).focus()
         if self.desk.store.warning:
@@ -128,6 +134,8 @@ class Stage(App[None]):
         if entry.level is not None:
             change = f" {entry.reaction.change:+.1f}" if entry.reaction and number > 1 else ""
             parts.append(f"{entry.level:.1f}{change}")
+        if entry.drafts:
+            parts.append(entry.drafts.about)
         versions = self.session.siblings(entry)
         if len(versions) > 1 and entry.role != "notice":
             parts.append(f"version {versions.index(entry) + 1} of {len(versions)}")
@@ -141,9 +149,11 @@ class Stage(App[None]):
         self.query_one("#gauge", Static).update(line)
         moved = next((e for e in reversed(session.path) if e.level is not None), None)
         self.query_one("#reasons", Static).update(why(moved))
+        spoken = next((e for e in reversed(session.path) if e.role == "assistant"), None)
+        self.query_one("#drafts", Static).update(tried(spoken))
         if not self._busy:
             hint = "F1 help · Ctrl+P commands"
-            self._status(f"{_DUE[session.due]} · {ABOUT[session.mode]} · {hint}")
+            self._status(f"{_DUE[session.due]} · {hint} · {ABOUT[session.mode]}")
 
     def _status(self, text: str) -> None:
         self.query_one("#status", Static).update(plain(text))

@@ -15,6 +15,7 @@ from textual.widgets import Collapsible, Input, Markdown, OptionList, Static, Te
 from textual.widgets.markdown import MarkdownStream
 from textual.widgets.option_list import Option
 
+from heartloop.chat.drafts import Draft
 from heartloop.chat.entries import Entry
 from heartloop.chat.store import Hit, Listed
 from heartloop.emotion import Band, band
@@ -59,6 +60,34 @@ def why(entry: Entry | None) -> Text:
         rests = ", ".join(entry.feeling.words) or "no feeling word"
         return text.append(plain(f"\nrests on: {rests}"), "dim not bold")
     return Text("Nothing yet.", style="dim")
+
+
+def tried(entry: Entry | None) -> Text:
+    """Which loop made a message, and each of its drafts."""
+    if entry is None or entry.drafts is None:
+        return Text("No loop ran. One does with a policy such as heart:seedling.", style="dim")
+    run = entry.drafts
+    text = Text(plain(f"{run.loop} around {run.policy}\n"), style="bold")
+    cost = f"{run.samples} calls, {run.words} words, {run.seconds:.1f} s"
+    judged = f"\nscores: estimates by {run.judge}" if run.judge else "\nno judge: none is scored"
+    text.append(
+        plain(f"chosen by {run.how}\nstopped: {run.stopped}\n{cost}{judged}\n"), "dim not bold"
+    )
+    for number, draft in enumerate(run.drafts):
+        text.append_text(_draft(draft, number + 1, said=number == run.chosen))
+    return text
+
+
+def _draft(draft: Draft, number: int, *, said: bool) -> Text:
+    """A draft: what the policy was nudged with, its score, its text."""
+    felt = " ".join(filter(None, (draft.valence, draft.emotion)))
+    score = "" if draft.value is None else f"{draft.value:.2f}"
+    parts = filter(None, (f"{number}", felt, score, "said" if said else ""))
+    text = Text(style="not bold")
+    text.append(plain(f"\n{' · '.join(parts)}\n"), "bold green" if said else "bold")
+    if draft.text is None:
+        return text.append(plain(f"{draft.error or 'failed'}\n"), "red")
+    return text.append(plain(f"{draft.text}\n"))
 
 
 def _bars(values: Mapping[str, float], full: float, form: str, below: str) -> Text:

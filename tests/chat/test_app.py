@@ -5,7 +5,10 @@ import time
 
 import pytest
 
+from heartloop.chat.commands import in_mode
 from heartloop.chat.desk import Settings
+from heartloop.chat.dialogs import Help
+from heartloop.chat.entries import Mode
 from heartloop.chat.session import Session
 from heartloop.chat.store import Store
 from heartloop.chat.widgets import Composer, Said, Transcript
@@ -169,6 +172,41 @@ def test_the_palette_offers_the_commands_of_the_mode(tmp_path):
         assert "/regenerate" in screen.shown
 
     at_screen(tmp_path, do)
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_the_palette_does_or_begins_each_command_of_the_mode(tmp_path, mode):
+    async def do(screen):
+        offered = {c.title: c.callback for c in screen.app.get_system_commands(screen.app.screen)}
+        assert list(offered) == [command.usage for command in in_mode(mode)]
+        offered["/open NUMBER"]()
+        assert screen.app.query_one(Composer).text == "/open "
+        offered["/help"]()
+        await screen.rest()
+        assert isinstance(screen.app.screen, Help)
+
+    at_screen(tmp_path, do, mode)
+
+
+def test_a_reply_goes_on_while_a_dialog_is_open(tmp_path):
+    async def do(screen):
+        screen.app.query_one(Composer).load_text("Hi")
+        await screen.pilot.press("enter", "f1")
+        await screen.rest()
+        assert isinstance(screen.app.screen, Help)
+        await screen.press("escape")
+        assert screen.shown.count("word ") >= 19
+
+    at_screen(tmp_path, do, toy=Streamer("word " * 20, 0.02))
+
+
+def test_a_theme_of_the_settings_that_does_not_exist_is_named_and_the_client_goes_on(tmp_path):
+    async def do(screen):
+        assert "no theme called 'nrod'" in screen.shown and "did you mean 'nord'" in screen.shown
+        await screen.type("I am sad")
+        assert "That sounds hard" in screen.shown
+
+    at_screen(tmp_path, do, settings=Settings(theme="nrod"))
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

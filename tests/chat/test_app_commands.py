@@ -12,6 +12,7 @@ from heartloop.chat.app import ChatApp
 from heartloop.chat.commands import COMMANDS
 from heartloop.chat.dialogs import Help, Prompts
 from heartloop.chat.widgets import Composer, Said, Sessions
+from heartloop.policy.loops import Budget, make_loop
 from tests.chat.screen import at_screen
 from tests.fakes import ToyPolicy
 
@@ -233,6 +234,19 @@ async def _(screen):
     assert "read by toy/1" in screen.shown and "words" in screen.shown
     await screen.press("f2")
     assert "read by toy/1" not in screen.shown
+
+
+@doing("loop")
+async def _(screen):
+    await screen.press("f4")
+    assert "No loop ran" in screen.shown
+    toy = screen.app.desk.cast.policy("toy")
+    screen.app.desk.cast._policies["toy"] = make_loop("heart", toy, budget=Budget(samples=3))
+    await screen.type("Hi")
+    assert "heart around toy-policy" in screen.shown and "3 calls" in screen.shown
+    assert "heart: draft" in screen.shown and "said" in screen.shown
+    await screen.press("f4")
+    assert "3 calls" not in screen.shown
 
 
 @doing("think")
