@@ -48,12 +48,19 @@ class Shard:
         for number, snapshot in snapshots.items():
             self._dialogues[number] = resume(self._make_user, snapshot)
 
-    def step(self, replies: Mapping[int, Reply]) -> dict[int, Answer]:
-        """Give replies and hear all reactions."""
+    def step(self, replies: Mapping[int, tuple[int, Reply]]) -> dict[int, Answer]:
+        """Give replies, each with the number of turns before it, and hear all reactions."""
         return dict(zip(replies, self._map(self._step, replies, replies.values()), strict=True))
 
-    def _step(self, number: int, reply: Reply) -> Answer:
-        dialogue = self._dialogues[number]
+    def _step(self, number: int, numbered: tuple[int, Reply]) -> Answer:
+        expected, reply = numbered
+        dialogue = self._dialogues.get(number)
+        stands = len(dialogue.turns) if dialogue else None
+        # A reply given twice, or to a dialogue begun anew, would corrupt the score unseen.
+        if dialogue is None or stands != expected:
+            raise HeartloopError(
+                f"dialogue {number} stands at turn {stands} on its actor, the caller at {expected}"
+            )
         turn = dialogue.step(reply)
         return self._answer(number, Outcome(turn.reaction, dialogue.stop, dialogue.error))
 
@@ -82,8 +89,8 @@ class RayWorld:
             raise InvalidInput(f"expected at least 1 actor, got {actors!r}")
         one = make_user()
         self.user, self.preset = one.id, one.preset
-        self._make_user, self._at_once, self._ray = make_user, at_once, _ray()
-        self._folder = _start(self._ray, actors)
+        self._make_user, self._at_once, self._ray = make_user, at_once, find_ray()
+        self._folder = join_or_start(self._ray, actors)
         self._shards = [self._actor() for _ in range(actors)]
         self._scripts: dict[int, Transcript] = {}
         self._states: dict[int, UserState] = {}
@@ -104,7 +111,8 @@ class RayWorld:
         """Give replies and hear all reactions; a dialogue that stops is forgotten."""
         if lost := [number for number in replies if number not in self._scripts]:
             raise InvalidInput(f"no dialogue is open under number {lost[0]}: open it first")
-        answers = self._everywhere("step", replies)
+        numbered = {n: (len(self._scripts[n].turns), reply) for n, reply in replies.items()}
+        answers = self._everywhere("step", numbered)
         for number, (outcome, state) in answers.items():
             self._scripts[number].add(replies[number], outcome)
             self._states[number] = state
@@ -136,7 +144,10 @@ class RayWorld:
         self.close()
 
     def _actor(self) -> Any:
-        return self._ray.remote(num_cpus=0)(Shard).remote(self._make_user, self._at_once)
+        # Ray's own restarts would run a call again on an empty object: replacing is done here.
+        options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
+        remote = self._ray.remote(**options, scheduling_strategy="SPREAD")
+        return remote(Shard).remote(self._make_user, self._at_once)
 
     def _forget(self, number: int) -> None:
         self._scripts.pop(number, None)
@@ -146,36 +157,39 @@ class RayWorld:
         """One call to each actor that has something to do; answers in the order of the items."""
         count = len(self._shards)
         parts = {i: {n: x for n, x in items.items() if n % count == i} for i in range(count)}
-        calls = {i: self._call(i, method, part) for i, part in parts.items() if part}
+        calls = {i: [self._call(i, method, part)] for i, part in parts.items() if part}
         found: dict[int, Answer] = {}
-        for i, call in calls.items():
-            found |= self._result(i, method, parts[i], call)
+        for i, waiting in calls.items():
+            found |= self._result(i, method, parts[i], waiting)
         return {number: found[number] for number in items}
 
     def _call(self, shard: int, method: str, part: Mapping[int, Any]) -> Any:
         return getattr(self._shards[shard], method).remote(part)
 
     def _result(
-        self, shard: int, method: str, part: Mapping[int, Any], call: Any
+        self, shard: int, method: str, part: Mapping[int, Any], calls: list[Any]
     ) -> dict[int, Answer]:
-        """The answer of an actor, or of its successor."""
+        """The answer to the last call to an actor, or that of its successor."""
+        errors = self._ray.exceptions
+        # A large answer dies with the machine that made it, after its actor has given it.
+        gone = (errors.RayActorError, errors.ObjectLostError, errors.NodeDiedError)
         for _ in range(LIVES):
             try:
-                answers: dict[int, Answer] = self._ray.get(call)
+                answers: dict[int, Answer] = self._ray.get(calls)[-1]
                 return answers
-            except self._ray.exceptions.RayActorError:
-                self._revive(shard)
-                call = self._call(shard, method, part)
-            except self._ray.exceptions.RayTaskError as error:
+            except gone:
+                calls = [*self._revive(shard), self._call(shard, method, part)]
+            except errors.RayTaskError as error:
                 raise error.cause if isinstance(error.cause, HeartloopError) else error from None
         raise HeartloopError(f"user actor {shard} died {LIVES} times in one turn: see Ray's log")
 
-    def _revive(self, shard: int) -> None:
-        """A new actor with the dialogues of the old one."""
+    def _revive(self, shard: int) -> list[Any]:
+        """A new actor; the call that gives it the dialogues of the old one, if it had any."""
         self._shards[shard] = self._actor()
         mine = [n for n in self._scripts if n % len(self._shards) == shard]
-        if mine:
-            self._shards[shard].restore.remote({n: self._snapshot(n) for n in mine})
+        if not mine:
+            return []
+        return [self._call(shard, "restore", {n: self._snapshot(n) for n in mine})]
 
     def _snapshot(self, number: int) -> Snapshot:
         """Where a dialogue stood after its last answer."""
@@ -194,7 +208,12 @@ class RayWorld:
         )
 
 
-def _ray() -> ModuleType:
+def find_ray() -> ModuleType:
+    """Ray, told to keep to itself.
+
+    Raises:
+        MissingExtra: it is not installed.
+    """
     # Nothing leaves the machine unasked: Ray reports its usage unless told otherwise.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -207,7 +226,7 @@ def _ray() -> ModuleType:
     return module
 
 
-def _start(ray: ModuleType, actors: int) -> Path | None:
+def join_or_start(ray: ModuleType, cpus: int) -> Path | None:
     """Join or start Ray; the folder of what was started, which is ours to end."""
     quiet = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     if ray.is_initialized():
@@ -216,5 +235,5 @@ def _start(ray: ModuleType, actors: int) -> Path | None:
         ray.init(log_to_driver=False, logging_level="ERROR")
         return None
     folder = Path(tempfile.mkdtemp(prefix="hl-"))
-    ray.init(address="local", num_cpus=max(1, actors), _temp_dir=str(folder), **quiet)
+    ray.init(address="local", num_cpus=max(1, cpus), _temp_dir=str(folder), **quiet)
     return folder

@@ -1,6 +1,7 @@
 """Users on Ray actors say and feel what users in this process do."""
 
 import os
+import signal
 import sys
 import time
 from functools import partial
@@ -85,6 +86,96 @@ def test_an_actor_that_dies_again_and_again_ends_the_run():
         world.open({0: TASKS[0]})
         with pytest.raises(HeartloopError, match="died 3 times"):
             world.step({0: Reply(text="Hello?")})
+
+
+class _Mortal:
+    """Kills its process without a word, once, while it hears reply number `turn`."""
+
+    def __init__(self, marks, method, turn):
+        self._marks, self._method, self._turn, self._user = marks, method, turn, MAKE()
+        self.id, self.preset = self._user.id, self._user.preset
+        self.snapshot, self.restore = self._user.snapshot, self._user.restore
+
+    def open(self, scenario, seed):
+        opened = self._user.open(scenario, seed)
+        self._pass("open", seed == 3)
+        return opened
+
+    def react(self, history):
+        reaction = self._user.react(history)
+        self._pass("react", len(history) == 2 * self._turn)
+        return reaction
+
+    def _pass(self, method, here):
+        if method == self._method and here and not self._marks.exists():
+            self._marks.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("method", "turn"), [("open", 0), ("react", 1), ("react", 4)])
+def test_an_actor_killed_in_the_middle_of_an_answer_loses_no_dialogue(
+    tmp_path, expected, method, turn
+):
+    killed = tmp_path / "killed"
+    with RayWorld(partial(_Mortal, killed, method, turn), 2, at_once=2) as world:
+        pids = {pid(shard) for shard in world._shards}
+        assert play(world) == expected
+        after = {pid(shard) for shard in world._shards}
+    assert int(killed.read_text()) in pids - after
+    assert len(pids & after) == 1, "the other actor lives on"
+
+
+def pid(shard):
+    return ray.get(shard.__ray_call__.remote(lambda shard: os.getpid()))
+
+
+def test_every_actor_killed_at_every_turn_changes_nothing(expected):
+    with RayWorld(MAKE, 2) as world:
+        seen = set()
+
+        def talk_and_kill(prompt):
+            if len(prompt.history) not in seen:
+                seen.add(len(prompt.history))
+                for shard in world._shards:
+                    os.kill(pid(shard), signal.SIGKILL)
+            return POLICY.answer(prompt)
+
+        assert play_many(world, ToyPolicy(talk_and_kill), TASKS, reward("final")) == expected
+        assert len(seen) > 3
+
+
+def test_a_reply_to_a_dialogue_that_stands_elsewhere_is_refused():
+    """What Ray's own restarts and retries would bring about, unseen."""
+    reply = Reply(text="That sounds hard.")
+    with RayWorld(MAKE, 1) as world:
+        world.open({0: TASKS[0]})
+        ray.get(world._shards[0].step.remote({0: (0, reply)}))
+        with pytest.raises(HeartloopError, match="0 stands at turn 1 on its actor, the caller at"):
+            world.step({0: reply})
+        world.open({0: TASKS[0]})
+        world._shards[0] = world._actor()
+        with pytest.raises(HeartloopError, match="0 stands at turn None on its actor"):
+            world.step({0: reply})
+
+
+def test_dialogues_that_cannot_be_taken_over_say_why():
+    with RayWorld(_Closed, 1) as world:
+        world.open({0: TASKS[0]})
+        ray.kill(world._shards[0])
+        with pytest.raises(HeartloopError, match="its memory is closed"):
+            world.step({0: Reply(text="Hello?")})
+
+
+class _Closed:
+    def __init__(self):
+        self._user = MAKE()
+        self.id, self.preset = self._user.id, self._user.preset
+        self.open, self.react, self.snapshot = (
+            self._user.open, self._user.react, self._user.snapshot,
+        )  # fmt: skip
+
+    def restore(self, state):
+        raise HeartloopError("its memory is closed")
 
 
 class _Doomed:

@@ -1,0 +1,83 @@
+"""The same function on several processes at once, joined for distributed training by Ray Train."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from heartloop.errors import HeartloopError, InvalidInput, TrainingFailure
+from heartloop.policy.parallel import find_ray, join_or_start
+
+A = TypeVar("A")
+
+
+def run_workers(
+    function: Callable[[A], object], argument: A, number: int, *, gpu: bool = False
+) -> None:
+    """Call `function(argument)` in `number` processes that form one torch process group.
+
+    Each has `torch.distributed` ready (gloo on CPUs, nccl on GPUs), its RANK and WORLD_SIZE in the
+    environment, and one CPU, or one GPU, for itself. What it makes it must write; absolute paths.
+    Joins the Ray cluster there is, as `RayWorld` does, or starts one and ends it.
+
+    Raises:
+        MissingExtra: Ray is not installed.
+        InvalidInput: `number` is below 1, or more than the cluster holds.
+        HeartloopError: a worker raised it; any other error comes as a `TrainingFailure`.
+    """
+    if number < 1:
+        raise InvalidInput(f"expected at least 1 worker, got {number!r}")
+    ray = find_ray()
+    folder = join_or_start(ray, number)
+    storage = Path(tempfile.mkdtemp(prefix="hl-train-"))
+    try:
+        _check_room(ray, "GPU" if gpu else "CPU", number)
+        _fit(function, argument, number, gpu, storage)
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+        if folder:
+            ray.shutdown()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_room(ray: ModuleType, kind: str, number: int) -> None:
+    """Ray would wait for ever for what the cluster does not hold."""
+    there = int(ray.cluster_resources().get(kind, 0))
+    if there < number:
+        raise InvalidInput(f"{number} workers need {number} {kind}s, the Ray cluster has {there}")
+
+
+def _fit(
+    function: Callable[[A], object], argument: A, number: int, gpu: bool, storage: Path
+) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    def work(given: dict[str, Any]) -> None:
+        function(given["argument"])
+
+    # A worker that died must not begin again by itself: checkpoints are the trainer's business.
+    run = RunConfig(storage_path=str(storage), failure_config=FailureConfig(max_failures=0))
+    scaling = ScalingConfig(num_workers=number, use_gpu=gpu)
+    trainer = TorchTrainer(
+        work, train_loop_config={"argument": argument}, scaling_config=scaling, run_config=run
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise _cause(error) from error
+
+
+def _cause(error: Exception) -> HeartloopError:
+    """What the first failed worker raised."""
+    failures = getattr(error, "worker_failures", {})
+    for rank, failure in sorted(failures.items()):
+        inner = getattr(failure, "cause", None) or failure
+        if isinstance(inner, HeartloopError):
+            return inner
+        return TrainingFailure(f"worker {rank}: {type(inner).__name__}: {inner}")
+    return TrainingFailure(f"the workers failed: {error}")
