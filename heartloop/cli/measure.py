@@ -131,26 +131,34 @@ def solve(
     loop: Annotated[list[str], typer.Option(help="Test-time loop; each is an arm.")],
     control: Annotated[str | None, typer.Option(help="The arm others are compared to.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calls of the policy for a task.")] = 5,
+    words: Annotated[int | None, typer.Option(min=1, help="Most words for a task.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=0, help="Most waiting for a task.")] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Let the verifier stop loops.")] = False,
     at_once: Annotated[int, typer.Option(min=1, help="Tasks under way at a time.")] = 8,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Folder; each arm is a file in it.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for a file of each arm and a plot.")
+    ] = None,
     resume: Resume = False,
     as_json: AsJson = False,
 ) -> None:
     """Answer questions with test-time loops, side by side."""
-    from heartloop.policy.loops.arms import solve_arms
+    from heartloop.policy.loops import Budget
+    from heartloop.policy.loops.arms import draw, solve_arms
     from heartloop.policy.loops.summary import table
     from heartloop.policy.loops.tasks import load
 
+    budget = Budget(samples=samples, words=words, seconds=seconds)
     rows = solve_arms(
-        loop, find_policy(policy), load(tasks), samples=samples, control=control, oracle=oracle,
+        loop, find_policy(policy), load(tasks), budget=budget, control=control, oracle=oracle,
         at_once=at_once, seed=seed, out=out, resume=resume,
     )  # fmt: skip
     if as_json:
         print(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
     else:
         show_all([table(rows)])
+    if out:
+        draw(loop, out)
 
 
 @app.command(epilog="Example: heartloop stress --policy seedling --number 50")

@@ -9,15 +9,15 @@ from heartloop.env.play import Policy
 from heartloop.errors import OutputRefused, unknown
 from heartloop.policy.loops.base import Budget
 from heartloop.policy.loops.presets import make_loop
-from heartloop.policy.loops.solve import solve
-from heartloop.policy.loops.summary import Summary, summary
+from heartloop.policy.loops.solve import read, solve
+from heartloop.policy.loops.summary import Summary, plot, summary
 from heartloop.rewards.answers import Question
 
 
 def solve_arms(
-    loops: Sequence[str], policy: Policy, questions: Sequence[Question], *, samples: int = 5,
-    control: str | None = None, oracle: bool = False, at_once: int = 8, seed: int = 0,
-    out: Path | None = None, resume: bool = False,
+    loops: Sequence[str], policy: Policy, questions: Sequence[Question], *,
+    budget: Budget | None = None, control: str | None = None, oracle: bool = False,
+    at_once: int = 8, seed: int = 0, out: Path | None = None, resume: bool = False,
 ) -> list[Summary]:  # fmt: skip
     """Run each loop on each question at the same budget, and sum up each.
 
@@ -25,7 +25,7 @@ def solve_arms(
         loops: Names of loops; doubles are run once.
         policy: Who answers.
         questions: The tasks.
-        samples: Calls of the policy for a task.
+        budget: Limits of each run; by default five samples.
         control: The loop that the others are compared to; one of `loops`.
         oracle: Let the verifier stop the loops; the rows then say so.
         at_once: Tasks under way at a time.
@@ -39,7 +39,7 @@ def solve_arms(
     """
     if control is not None and control not in loops:
         raise unknown("arm", control, loops)
-    arms = {name: make_loop(name, policy, budget=Budget(samples=samples)) for name in loops}
+    arms = {name: make_loop(name, policy, budget=budget) for name in loops}
     if out is not None:
         _make(out)
     traces = {
@@ -50,7 +50,7 @@ def solve_arms(
             oracle=oracle,
             at_once=at_once,
             resume=resume,
-            out=out / f"{name}.jsonl" if out else None,
+            out=_file(out, name) if out else None,
         )
         for name, loop in arms.items()
     }
@@ -59,6 +59,22 @@ def solve_arms(
         summary(found, questions, control=() if name == control else beside, arm=name, seed=seed)
         for name, found in traces.items()
     ]
+
+
+def draw(loops: Sequence[str], out: Path) -> Path:
+    """Draw accuracy over attempts from the files that `solve_arms` left; the picture's path.
+
+    Raises:
+        MissingExtra: matplotlib is not installed.
+        InvalidInput: no attempt could be scored.
+    """
+    path = out / "accuracy.svg"
+    plot({name: read(_file(out, name)) for name in loops}, path)
+    return path
+
+
+def _file(out: Path, name: str) -> Path:
+    return out / f"{name}.jsonl"
 
 
 def _make(folder: Path) -> None:

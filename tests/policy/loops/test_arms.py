@@ -6,6 +6,7 @@ import pytest
 
 from heartloop.cli import main
 from heartloop.errors import UnknownName
+from heartloop.policy.loops import Budget
 from heartloop.policy.loops.arms import solve_arms
 from heartloop.policy.loops.solve import read
 from heartloop.rewards.answers import Question
@@ -20,7 +21,7 @@ def always_two():
 
 def test_each_loop_is_an_arm_and_the_control_is_compared_to_none():
     heart, neutral = solve_arms(
-        ["heart", "neutral"], always_two(), QUESTIONS, control="neutral", samples=3
+        ["heart", "neutral"], always_two(), QUESTIONS, control="neutral", budget=Budget(samples=3)
     )
     assert (heart.arm, neutral.arm, heart.tasks) == ("heart", "neutral", 3)
     assert heart.over_control.mean == 0
@@ -34,8 +35,24 @@ def test_a_control_that_is_no_arm_is_named():
 
 
 def test_the_traces_of_each_arm_are_a_file(tmp_path):
-    solve_arms(["single", "heart"], always_two(), QUESTIONS, out=tmp_path / "run", samples=2)
+    solve_arms(
+        ["single", "heart"], always_two(), QUESTIONS, out=tmp_path / "run", budget=Budget(samples=2)
+    )
     assert {t.task for t in read(tmp_path / "run" / "heart.jsonl")} == {"q0", "q1", "q2"}
+
+
+@pytest.mark.parametrize(("limit", "made"), [("--samples", 2), ("--words", 1), ("--seconds", 1)])
+def test_the_command_takes_limits_and_draws_each_arm(tmp_path, limit, made):
+    pytest.importorskip("matplotlib")
+    tasks, out = tmp_path / "tasks.jsonl", tmp_path / "run"
+    tasks.write_text(json.dumps({"id": "a", "question": "One or two?", "answer": "2"}), "utf-8")
+    most = {"--samples": "2", "--words": "1", "--seconds": "0.000001"}[limit]
+    words = ["--policy", "echo", "--loop", "neutral", "--loop", "demand", limit, most]
+    assert main(["solve", str(tasks), *words, "--out", str(out)]) == 0
+    (trace,) = read(out / "neutral.jsonl")
+    assert trace.samples == made
+    drawn = (out / "accuracy.svg").read_text("utf-8")
+    assert ">neutral<" in drawn and ">demand<" in drawn
 
 
 def test_the_command_prints_a_row_for_each_arm_and_refuses_a_used_folder(tmp_path, capsys):
