@@ -66,6 +66,8 @@ def run(policy: Policy, asked: argparse.Namespace) -> list[Row]:
             loop = _loop(arm, policy, judge, asked)
             played = _played(loop, people, asked.seed, rehearse=judge == "rehearsal")
             rows.append(_row(judge, arm, played))
+            if asked.out:  # what is finished stays, whatever comes
+                asked.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
             print(judge, arm, interval(rows[-1]["finals"]), file=sys.stderr, flush=True)
     return rows
 
@@ -168,10 +170,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.what == "run":
         policy = Mixed() if asked.name == "mixed" else make_policy(asked.name)
-        rows = run(policy, asked)
-        if asked.out:
-            asked.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-        table(rows)
+        table(run(policy, asked))
         return
     rows = json.loads(Path(asked.name).read_text(encoding="utf-8"))
     if asked.what == "table":
