@@ -27,7 +27,7 @@ HOMES = {
     "torch": ("policy/", "llm/"),
     "transformers": ("policy/", "llm/"),
     "trl": ("policy/train/",),
-    "ray": ("policy/parallel.py",),
+    "ray": ("policy/parallel.py", "policy/submit.py", "policy/workers.py"),
     "datasets": ("policy/data.py", "policy/train/"),
     "matplotlib": ("policy/evals/",),
     "jinja2": ("policy/evals/",),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from heartloop.cli.options import Resume, Seed, app
+from heartloop.cli.options import Resume, Seed, app, complain
 
 
 @app.command(epilog="Example: heartloop train configs/seedling.toml --set grpo.steps=20")
@@ -27,6 +27,41 @@ def train(
 
     folder = [f"run.out={json.dumps(str(out))}"] if out else []
     train(load(config, [*(settings or []), *folder]), resume=resume)
+
+
+@app.command(epilog="Example: heartloop submit configs/seedling.toml --out runs/first")
+def submit(
+    config: Annotated[Path, typer.Argument(help="TOML file of settings, in this folder.")],
+    address: Annotated[
+        str,
+        typer.Option(
+            envvar="RAY_API_SERVER_ADDRESS", show_envvar=False, help="Dashboard of the Ray head."
+        ),
+    ] = "http://127.0.0.1:8265",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting: section.key=value.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory, on the cluster.")] = None,
+    no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id and end.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="Allow another machine without a token.")
+    ] = False,
+) -> int:
+    """Train on a Ray cluster, follow the log and end as the run does."""
+    from heartloop.policy.submit import Job, check_address, entrypoint
+
+    check_address(address, insecure)
+    folder = Path.cwd()
+    job = Job(address, entrypoint(config, settings or [], out, folder), folder)
+    if no_wait:
+        print(job.id)
+        return 0
+    print(f"heartloop: job {job.id}", file=sys.stderr)
+    try:
+        return job.follow(lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        job.stop()
+        return complain(f"stopped job {job.id}", 130)
 
 
 @app.command(epilog="Example: heartloop warmup --out runs/warm")
