@@ -63,6 +63,19 @@ async def sessions(app, do) -> None:
     await do("/search exam")
 
 
+async def loop(app, do) -> None:
+    await do("I failed my exam and I feel so ashamed.")
+    await do(key="f4")
+
+
+async def prompts(app, do) -> None:
+    for text in ("My cat ran away.", "I failed my exam.", "It was the second exam this week."):
+        await do(text)
+    await do(key="ctrl+r")
+    for key in "exm":
+        await do(key=key)
+
+
 async def commands(app, do) -> None:
     await do(key="f1")
 
@@ -76,6 +89,8 @@ SCENES = {
     "care": (care, Mode.TALK, (100, 34)),
     "search": (sessions, Mode.TALK, (110, 24)),
     "commands": (commands, Mode.TALK, (110, 44)),
+    "loop": (loop, Mode.TALK, (110, 40)),
+    "prompts": (prompts, Mode.TALK, (110, 30)),
     "narrow": (talk, Mode.TALK, (64, 34)),
 }
 
@@ -122,7 +137,8 @@ def main() -> None:
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name, (do, mode, size) in SCENES.items():
         with tempfile.TemporaryDirectory() as folder:
-            found = desk(Path(folder), chosen.policy)
+            policy = f"heart@3:{chosen.policy}" if name == "loop" else chosen.policy
+            found = desk(Path(folder), policy)
             svg = asyncio.run(picture(found, do, mode, size))
             found.store.close()
         path = chosen.out / f"chat-{name}.svg"

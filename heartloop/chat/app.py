@@ -49,7 +49,7 @@ class ChatApp(Stage):
                 await self._say(re.sub("^//", "/", event.text))
         except HeartloopError as error:
             self._complain(error)
-            self.query_one(Composer).load_text(event.text)
+            self._put_down(event.text)
 
     async def action_perform(self, name: str) -> None:
         """Do the command of that name, as its key or the palette asks for."""
@@ -80,7 +80,7 @@ class ChatApp(Stage):
 
     def _palette(self, command: Command) -> Callable[[], Any]:
         if command.argument and not command.argument.startswith("["):
-            return lambda: self.query_one(Composer).load_text(f"/{command.name} ")
+            return lambda: self._put_down(f"/{command.name} ")
         return lambda: self.call_later(self.action_perform, command.name)
 
     def do_help(self, _: str) -> None:
@@ -176,7 +176,7 @@ class ChatApp(Stage):
 
     async def do_edit(self, _: str) -> None:
         """Put the last message back into the composer."""
-        self.query_one(Composer).load_text(self.session.edit())
+        self._put_down(self.session.edit())
         await self._redraw()
 
     async def do_branch(self, argument: str) -> None:

@@ -51,7 +51,7 @@ def why(entry: Entry | None) -> Text:
     if entry.reaction:
         found = entry.reaction.appraisal
         text = Text(f"change {entry.reaction.change:+.1f}\n\n", style="bold")
-        text.append_text(_bars(found.contributions, 6.0, "{:+.1f}", "red"))
+        text.append_text(_bars(found.contributions, 6.0, "{:+z.1f}", "red"))
         felt = f"\nfeels {found.felt}, shows {found.shown}" if found.felt else ""
         return text.append(plain(f"{felt}\nread by {found.reader}"), "dim not bold")
     if entry.feeling:

@@ -117,6 +117,31 @@ def test_the_terminal_is_lent_to_the_editor_and_comes_back(tmp_path, monkeypatch
     store.close()
 
 
+def test_a_client_killed_in_mid_reply_reopens_with_what_was_on_the_screen(tmp_path):
+    terminal = Terminal(
+        "from heartloop.chat import client\n"
+        "from tests.chat.parts import Streamer, cast\n"
+        "client.Cast = lambda: cast(slow=Streamer('word ' * 5000, 0.01))\n"
+        f"chat('slow', folder=Path({str(tmp_path)!r}))"
+    )
+    terminal.until("your move")
+    terminal.write("Tell me everything\r")
+    terminal.until("word word word")
+    terminal.child.kill()
+    terminal.child.wait(timeout=30)
+    os.close(terminal.master)
+    store = Store(tmp_path)
+    said, reply = store.entries(1)
+    assert store.warning == "" and said.text == "Tell me everything"
+    assert reply.cut and reply.text.startswith("word word word")
+    assert store.search("everything")[0].entry == said.id
+    store.close()
+    again = Terminal(f"chat('neutral', number=1, folder=Path({str(tmp_path)!r}))")
+    again.until("Tell me everything")
+    again.until("word word")
+    assert again.end() == 0
+
+
 @pytest.mark.parametrize(
     "fields, reason",
     [({"mode": Mode.REPLAY}, "--run"), ({"number": 7}, "no session 7"),

@@ -72,7 +72,7 @@ def test_settings_are_read_from_the_data_directory(tmp_path):
 @pytest.mark.parametrize(
     "text, reason",
     [("them = 1", "them"), ("[keys]\nwy = 'x'", "did you mean 'why'"), ("= 1", "cannot read"),
-     ("region = 'atlantis'", "atlantis"), ("[keys]\nwhy = 'f3'", "'f3' of 'why' belongs to another")],
+     ("region = 'atlantis'", "atlantis"), ("[keys]\nwhy = 'f3'", "'f3' of 'why' belongs")],
 )  # fmt: skip
 def test_wrong_settings_are_named(tmp_path, text, reason):
     (tmp_path / "settings.toml").write_text(text)
