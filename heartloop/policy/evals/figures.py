@@ -167,8 +167,8 @@ def courses(groups: Mapping[str, tuple[Sequence[Episode], Sequence[Episode]]], l
     return _draw(rows, columns, 0.4 + 1.75 * rows, paint, label, sharex=True, sharey=True)
 
 
-def panels(curves: Mapping[str, Series], label: str) -> str:
-    """Small multiples of lines with intervals, each on its own scale."""
+def panels(curves: Mapping[str, Series], label: str, *, alike: bool = False) -> str:
+    """Small multiples of lines with intervals; of one height where they are `alike`."""
     rows = math.ceil(len(curves) / 4)
 
     def paint(figure: Any, axes: list[Any]) -> None:
@@ -179,4 +179,4 @@ def panels(curves: Mapping[str, Series], label: str) -> str:
         for spare in axes[len(curves) :]:
             spare.set_visible(False)
 
-    return _draw(rows, 4, 0.3 + 1.6 * rows, paint, label)
+    return _draw(rows, 4, 0.3 + 1.6 * rows, paint, label, sharey=alike)

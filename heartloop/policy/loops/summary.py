@@ -198,7 +198,7 @@ def _caption(rows: Sequence[Summary]) -> str:
 def _cells(row: Summary) -> tuple[str, ...]:
     right_, over = row.accuracy, row.over_control
     return (
-        row.arm + (" (oracle-assisted)" if row.oracle_assisted else ""),
+        row.arm + (ASSISTED if row.oracle_assisted else ""),
         f"{right_.mean:.1f}" if right_ else "-",
         f"{right_.low:.1f} to {right_.high:.1f}" if right_ else "-",
         f"{over.mean:+.1f} [{over.low:.1f}, {over.high:.1f}]" if over else "",
@@ -209,6 +209,7 @@ def _cells(row: Summary) -> tuple[str, ...]:
     )
 
 
+ASSISTED = " (oracle-assisted)"
 _COLOURS = (
     "--ink:#1c2430;--muted:#5b6675;--line:#d5dae1;--before:#8a94a3;--after:#b3492d;--bad:#a11"
 )
@@ -223,12 +224,17 @@ def plot(arms: Mapping[str, Sequence[Trace]], path: Path) -> None:
     """
     from heartloop.policy.evals.figures import panels
 
-    curves = {name: _curve(traces) for name, traces in arms.items()}
+    curves = {_titled(name, traces): _curve(traces) for name, traces in arms.items()}
     if not any(curves.values()):
         raise InvalidInput("expected traces with reports, got none to draw")
-    svg = panels({name: curve for name, curve in curves.items() if curve}, "accuracy by attempt")
+    known = {name: curve for name, curve in curves.items() if curve}
+    svg = panels(known, "percent right by attempt", alike=True)
     style = f"<style>svg{{{_COLOURS}}}</style>"
     path.write_text(svg.replace(">", f">{style}", 1), encoding="utf-8")
+
+
+def _titled(name: str, traces: Sequence[Trace]) -> str:
+    return name + (ASSISTED if any(t.oracle_assisted for t in traces) else "")
 
 
 def _curve(traces: Sequence[Trace]) -> list[tuple[float, Interval]]:

@@ -225,6 +225,8 @@ def test_a_plot_has_a_panel_for_each_arm(tmp_path):
     plot(arms, path)
     drawn = path.read_text("utf-8")
     assert drawn.startswith("<svg") and ">heart<" in drawn and ">neutral<" in drawn
-    assert "--ink:" in drawn
+    assert "--ink:" in drawn and "oracle" not in drawn
+    plot({"helped": solve(make_loop("heart", Guesser()), QUESTIONS, oracle=True)}, path)
+    assert ">helped (oracle-assisted)<" in path.read_text("utf-8")
     with pytest.raises(InvalidInput, match="none to draw"):
         plot({}, path)
