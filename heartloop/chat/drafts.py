@@ -43,8 +43,8 @@ class Drafts(Value):
         """Which draft was said, in a few words."""
         number = len(self.drafts)
         if self.chosen is None:
-            return f"{self.loop}: written from {number} drafts"
-        return f"{self.loop}: draft {self.chosen + 1} of {number}"
+            return f"written from {number} drafts"
+        return f"draft {self.chosen + 1} of {number}"
 
 
 def drafts(trace: Trace) -> Drafts:

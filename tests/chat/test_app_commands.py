@@ -244,7 +244,7 @@ async def _(screen):
     screen.app.desk.cast._policies["toy"] = make_loop("heart", toy, budget=Budget(samples=3))
     await screen.type("Hi")
     assert "heart around toy-policy" in screen.shown and "3 calls" in screen.shown
-    assert "heart: draft" in screen.shown and "said" in screen.shown
+    assert "· draft" in screen.shown and "said" in screen.shown
     await screen.press("f4")
     assert "3 calls" not in screen.shown
 

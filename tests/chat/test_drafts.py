@@ -40,7 +40,7 @@ def test_what_a_loop_tried_is_kept_with_its_reply_and_comes_back(tmp_path):
     one = session("talk", "l", store=store, players={"l": loop(judge=Judge())})
     talk(one, "I am sad")
     found = one.path[-1].drafts
-    assert one.path[-1].text == "Draft 3" and found.about == "heart: draft 3 of 3"
+    assert one.path[-1].text == "Draft 3" and found.about == "draft 3 of 3"
     assert [draft.value for draft in found.drafts] == [0.1, None, 0.3]
     assert [draft.text for draft in found.drafts] == ["Draft 1", "Draft 2", "Draft 3"]
     assert found.drafts[0].emotion == "" and found.drafts[1].emotion in HEART
