@@ -17,6 +17,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import ValidationError
+
 from heartloop.chat.entries import Entry, Setup
 from heartloop.errors import InvalidInput, OutputRefused
 
@@ -190,9 +192,18 @@ class Store:
         return known[session]
 
     def entries(self, session: int) -> list[Entry]:
-        """Every message of a session, in the order they were begun."""
+        """Every message of a session, in the order they were begun.
+
+        Raises:
+            InvalidInput: one cannot be read, as when a later version wrote it.
+        """
         rows = self._read("SELECT body FROM entries WHERE session = ? ORDER BY id", session)
-        return [Entry.model_validate_json(body) for (body,) in rows]
+        try:
+            return [Entry.model_validate_json(body) for (body,) in rows]
+        except ValidationError as error:
+            raise InvalidInput(
+                f"session {session} holds a message that this heartloop cannot read: {self.path}"
+            ) from error
 
     def search(self, text: str, most: int = 50) -> list[Hit]:
         """Messages that contain every word of `text`, the newest first; any case, any script."""

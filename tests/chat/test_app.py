@@ -285,6 +285,21 @@ def test_two_thousand_messages_scroll_and_search_without_lag(tmp_path):
     store.close()
 
 
+def test_a_session_that_cannot_be_read_is_named_and_the_client_goes_on(tmp_path):
+    async def do(screen):
+        await screen.type("the first one")
+        await screen.type("/new")
+        with screen.app.desk.store._writing() as base:
+            base.execute("UPDATE entries SET body = '{}' WHERE id = 1")
+        await screen.type("/open 1")
+        assert "session 1 holds a message" in screen.shown
+        await screen.type("/new")
+        await screen.type("I am sad")
+        assert "That sounds hard" in screen.shown
+
+    at_screen(tmp_path, do)
+
+
 def test_a_session_is_gone_on_with_after_a_restart(tmp_path):
     async def first(screen):
         await screen.type("remember this")
