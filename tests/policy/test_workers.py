@@ -1,6 +1,7 @@
 """Workers train one model together, and say what went wrong in them."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def cluster():
     folder = join_or_start(find_ray(), 2)
     yield folder
     ray.shutdown()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def learn(folder):
