@@ -1,0 +1,278 @@
+"""Words of acute risk, found by the rules of `risk.toml`, which says how a rule is read."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator
+from enum import StrEnum
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from heartloop.simusers.phrases import words
+
+_CHINESE = re.compile(r"[\u4e00-\u9fff]")
+_SENTENCE = re.compile(r"[.!?\u2026\n\u3002\uff01\uff1f]+")
+_COMMA = re.compile(r"[,;:()\u2013\u2014\uff0c\u3001\uff1b\uff1a]| - ")
+_BREAK = re.compile(r"[,~]| (?:but|because|so|though|while|and i|yet|then) ")
+_GAPS = {"..": "{0,4}", "...": "{0,9}"}
+_UNLESS = {"soft": ("everyday",), "bare": ("everyday", "grief")}
+_WRITER = frozenset("i me my myself mine kms".split())
+_OTHERS = frozenset("he she they you him her them his their your".split())
+_NEGATIONS = "(?!(?:not|never|no|nor) )"
+
+
+class Level(StrEnum):
+    """How plainly a risk is put."""
+
+    EXPLICIT = "explicit"
+    INDIRECT = "indirect"
+
+
+class Risk(NamedTuple):
+    """Words of acute risk in a message."""
+
+    level: Level
+    language: str
+
+
+class _Rule(NamedTuple):
+    """A rule: what it looks for, what else the sentence must hold, words it can not do without."""
+
+    pattern: re.Pattern[str]
+    beside: tuple[re.Pattern[str], ...] = ()
+    heads: tuple[frozenset[str], ...] = ()
+
+    def may_match(self, spoken: frozenset[str]) -> bool:
+        return not any(head.isdisjoint(spoken) for head in self.heads)
+
+    def find(self, text: str) -> Iterator[re.Match[str]]:
+        if all(pattern.search(text) for pattern in self.beside):
+            yield from self.pattern.finditer(text)
+
+
+class _Sentence(NamedTuple):
+    script: str
+    text: str
+    spoken: frozenset[str]
+
+
+def language(text: str) -> str:
+    """The language of a text: "zh" where it holds a Chinese character, else "en"."""
+    return "zh" if _CHINESE.search(text) else "en"
+
+
+def risk(text: str) -> Risk | None:
+    """Words of acute risk for the writer, the most plainly put first; None where there are none."""
+    told = [masked for sentence in sentences(text) if (masked := _masked(sentence))]
+    for level in Level:
+        for sentence in told:
+            if _threatens(sentence, level):
+                return Risk(level, sentence.script)
+    return None
+
+
+def sentences(text: str) -> Iterator[_Sentence]:
+    """The sentences of a text, as rules read them."""
+    for part in _SENTENCE.split(text):
+        if language(part) == "zh":
+            plain = _COMMA.sub(",", part.translate(_simplified()))
+            yield _Sentence("zh", re.sub(r"\s+", "", plain), frozenset())
+        elif spoken := _english(part):
+            yield _sentence(" ".join(spoken))
+
+
+def _sentence(text: str) -> _Sentence:
+    return _Sentence("en", f" {text} ", frozenset(text.split()))
+
+
+def _english(part: str) -> list[str]:
+    """The words of an English sentence: lower case, usual spelling, "," between its clauses."""
+    part = re.sub(r"\b(?:\w[ .-]){3,}\w\b", lambda found: re.sub(r"\W", "", found[0]), part)
+    spelled: list[str] = []
+    for clause in _COMMA.split(_undisguised(part)):
+        clause_words = [word for word in words(clause) if word[0] not in ".!?"]
+        spelled += [w for word in clause_words for w in _spelled(word).split()] + [","]
+    return spelled[:-1] if len(spelled) > 1 else []
+
+
+def _undisguised(text: str) -> str:
+    """A text with signs and digits inside words read as the letters they stand for."""
+    return re.sub(
+        r"(?<=[a-z])[1!0@$3*](?=[a-z])",
+        lambda found: {"1": "i", "!": "i", "0": "o", "@": "a", "$": "s", "3": "e", "*": "i"}[
+            found[0]
+        ],
+        text,
+        flags=re.I,
+    )
+
+
+def _spelled(word: str) -> str:
+    """A word as it is usually written; words that ran together are taken apart."""
+    short = re.sub(r"(.)\1{2,}", r"\1", word)
+    spelling: dict[str, str] = _data()["en"]["spelling"]
+    if (known := spelling.get(word) or spelling.get(short)) is not None:
+        return known
+    if len(short) > 9:
+        for joined, apart in _run_together().items():
+            if joined in short and short != joined + "ly":
+                return short.replace(joined, f" {apart} ")
+    return short
+
+
+def _masked(sentence: _Sentence) -> _Sentence | None:
+    """A sentence without the phrases that mean no risk; None where all of it is an aside."""
+    aside = any(True for _ in _found(sentence, "aside"))
+    if aside and not _topic(sentence.script, "present").search(sentence.text):
+        return None
+    text = sentence.text
+    for rule in _rules(sentence.script, "masked"):
+        if rule.may_match(sentence.spoken):
+            text = rule.pattern.sub("~ " if sentence.script == "en" else "~", text)
+    return sentence._replace(text=text)
+
+
+def _threatens(sentence: _Sentence, level: Level) -> bool:
+    if _speaks_of_others(sentence):
+        return False
+    if any(not _denied(sentence, start, level) for start in _found(sentence, level)):
+        return True
+    return level is Level.INDIRECT and any(
+        not _denied(sentence, start, level)
+        for table, topics in _UNLESS.items()
+        if not any(_topic(sentence.script, topic).search(sentence.text) for topic in topics)
+        for start in _found(sentence, table)
+    )
+
+
+def _speaks_of_others(sentence: _Sentence) -> bool:
+    """Whether an English sentence names others and not the writer."""
+    return not sentence.spoken.isdisjoint(_OTHERS) and sentence.spoken.isdisjoint(_WRITER)
+
+
+def _found(sentence: _Sentence, table: str) -> Iterator[int]:
+    """Where the rules of a table match in a sentence."""
+    for rule in _rules(sentence.script, table):
+        if rule.may_match(sentence.spoken):
+            yield from (found.start() for found in rule.find(sentence.text))
+
+
+def _denied(sentence: _Sentence, start: int, level: Level) -> bool:
+    """Whether the clause takes back what it says from `start` on, or tells it of another."""
+    before = _BREAK.split(sentence.text[:start])[-1]
+    if _denial(sentence.script).search(before):
+        return True
+    return level is Level.EXPLICIT and bool(_others(sentence.script).search(before))
+
+
+@cache
+def _data() -> dict[str, Any]:
+    return tomllib.loads(files("heartloop.chat").joinpath("risk.toml").read_text("utf-8"))
+
+
+@cache
+def _simplified() -> dict[int, int]:
+    return str.maketrans(_data()["zh"]["traditional"], _data()["zh"]["simplified"])
+
+
+@cache
+def _run_together() -> dict[str, str]:
+    phrases: list[str] = _data()["en"]["run_together"].split(" | ")
+    apart = {phrase.replace(" ", ""): phrase.replace("wanna", "want to") for phrase in phrases}
+    return apart
+
+
+@cache
+def _rules(script: str, table: str) -> tuple[_Rule, ...]:
+    rows: str = _data()[script]["rules"][table]
+    lines = [row for row in rows.split("\n") if row and not row.startswith("# ")]
+    return tuple(map(_rule if script == "en" else _chinese_rule, lines))
+
+
+@cache
+def _topic(script: str, name: str) -> re.Pattern[str]:
+    row = " ".join(_data()[script]["rules"][name].split())
+    if script == "zh":
+        return re.compile(row)
+    return re.compile(rf"(?<!\S){_choice(_split(row, '|'))[0]}")
+
+
+@cache
+def _denial(script: str) -> re.Pattern[str]:
+    return re.compile(_data()[script]["denial"])
+
+
+@cache
+def _others(script: str) -> re.Pattern[str]:
+    row = _data()[script]["rules"]["others"]
+    if script == "zh":
+        return re.compile(f"(?:{row})[^我]{{0,6}}$")
+    return re.compile(f"(?<!\\S){_choice(row.split(' | '))[0]}(?:(?!(?:i|me|my) )\\S+ ){{0,4}}$")
+
+
+def _chinese_rule(row: str) -> _Rule:
+    families = _data()["zh"]["families"]
+    filled = re.sub("<([a-z_]+)>", lambda found: families[found[1]], row)
+    first, *beside = map(re.compile, filled.replace("..", "[^,]{0,6}").split(" & "))
+    return _Rule(first, tuple(beside))
+
+
+def _rule(row: str) -> _Rule:
+    read = [_sequence(side) for side in row.split(" & ")]
+    first, *beside = (re.compile(rf"(?<!\S){expression}") for expression, _ in read)
+    return _Rule(first, tuple(beside), tuple(head for _, heads in read for head in heads))
+
+
+def _sequence(row: str) -> tuple[str, list[frozenset[str]]]:
+    """The expression of a row of parts, and the words each part that must be there begins with."""
+    expression, heads = "", []
+    for part in _split(row.strip(), " "):
+        piece, head = _part(part)
+        expression += piece
+        if head:
+            heads.append(head)
+    return expression, heads
+
+
+def _part(part: str) -> tuple[str, frozenset[str]]:
+    if part in _GAPS:
+        return rf"(?:{_NEGATIONS}\S+ ){_GAPS[part]}", frozenset()
+    if part == "~":
+        return f"{_choice(_family('fillers'))[0]}{{0,4}}", frozenset()
+    if part == "$":
+        return "(?=$|[,~])", frozenset()
+    if part.endswith("?"):
+        return _part(part[:-1])[0] + "?", frozenset()
+    if part.startswith("(") and part.endswith(")"):
+        return _choice(_split(part[1:-1], "|"))
+    if len(choices := _split(part, "|")) > 1:
+        return _choice(choices)
+    if part.startswith("<"):
+        return _choice(_family(part[1:-1]))
+    word = re.escape(part.rstrip("*"))
+    return (rf"{word}\S* ", frozenset()) if part.endswith("*") else (f"{word} ", frozenset([part]))
+
+
+def _choice(options: list[str]) -> tuple[str, frozenset[str]]:
+    read = [_sequence(option) for option in options]
+    firsts = [heads[0] if heads else frozenset() for _, heads in read]
+    every: frozenset[str] = frozenset().union(*firsts) if all(firsts) else frozenset()
+    return f"(?:{'|'.join(expression for expression, _ in read)})", every
+
+
+def _family(name: str) -> list[str]:
+    return _split(" ".join(_data()["en"]["families"][name].split()), "|")
+
+
+def _split(row: str, separator: str) -> list[str]:
+    """A row split where no bracket is open."""
+    pieces, depth = [""], 0
+    for sign in row:
+        depth += (sign == "(") - (sign == ")")
+        if sign == separator and depth == 0:
+            pieces.append("")
+        else:
+            pieces[-1] += sign
+    return [piece for piece in map(str.strip, pieces) if piece]
