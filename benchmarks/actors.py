@@ -6,11 +6,9 @@ First, users that take `--latency` seconds for every message, 64 dialogues in fl
 actors: the ideal is one latency for the opening and for each turn. The dialogues are as long as the
 preset lets them be, since nobody leaves before; the best of three rounds counts, as other programs
 on the machine only ever slow one down. Second, `--dialogues` dialogues with embedded users on two
-actors, the resident memory of this process and of the actors read after each tenth: once as it is,
-where the users' caches of sentences (of bounded size) fill up, and once with these emptied before
-each look, which shows what else grows. The policy is scripted and costs next to nothing. Exits with
-1 when a row reaches less than 0.9 of the ideal, or when the second memory grows by more than 5 %
-after the first fifth.
+actors, the resident memory of this process and of the actors read after each tenth. The policy is
+scripted and costs next to nothing. Exits with 1 when a row reaches less than 0.9 of the ideal, or
+when the memory grows by more than 5 % after the first fifth.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import gc
 import os
 import time
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import ray
 
@@ -35,7 +33,6 @@ IN_FLIGHT, ROUNDS, TURNS = 64, 3, 8
 LEAST, MOST = 0.9, 1.05
 """Share of the ideal, and growth of memory."""
 MIB = 2**20
-_Cached = type(lru_cache(abs))
 
 
 class Asker:
@@ -84,8 +81,7 @@ def main() -> int:
     asked = parser.parse_args()
     with RayWorld(partial(make_user, "embedded"), 2):
         fast = speed(asked.actors, asked.latency)
-        memory(asked.dialogues, empty=False)
-        return int(not (memory(asked.dialogues, empty=True) and fast))
+        return int(not (memory(asked.dialogues) and fast))
 
 
 def speed(actors: Sequence[int], latency: float) -> bool:
@@ -114,10 +110,9 @@ def timed(world: RayWorld, tasks: Sequence[Task]) -> tuple[float, int]:
     return seconds, 1 + lengths.pop()
 
 
-def memory(dialogues: int, empty: bool) -> bool:
-    """A table; whether memory stayed where it was, with the caches emptied before each look."""
-    caches = "emptied" if empty else "filling"
-    print(f"\n| dialogues | driver, MiB | actors, MiB, caches {caches} |\n|---|---|---|")
+def memory(dialogues: int) -> bool:
+    """A table; whether memory stayed where it was."""
+    print("\n| dialogues | driver, MiB | actors, MiB |\n|---|---|---|")
     people = pack("train")
     found: list[float] = []
     with RayWorld(partial(make_user, "embedded"), 2) as world:
@@ -128,8 +123,6 @@ def memory(dialogues: int, empty: bool) -> bool:
             ]
             for start in range(0, len(tasks), 100):
                 play_many(world, Asker(), tasks[start : start + 100], batch=IN_FLIGHT)
-            if empty:
-                ray.get([s.__ray_call__.remote(lambda shard: forget()) for s in world._shards])
             found.append(_show(str((tenth + 1) * dialogues // 10), world))
     return found[-1] <= MOST * found[1]
 
@@ -141,14 +134,6 @@ def _show(name: str, world: RayWorld) -> float:
     shown = " + ".join(f"{size / MIB:.1f}" for size in there)
     print(f"| {name} | {here / MIB:.1f} | {shown} |", flush=True)
     return here + sum(there)
-
-
-def forget() -> None:
-    """Empty the bounded caches of this package."""
-    for found in gc.get_objects():
-        ours = isinstance(found, _Cached) and (found.__module__ or "").startswith("heartloop.")
-        if ours and found.cache_info().maxsize:
-            found.cache_clear()
 
 
 def resident() -> float:

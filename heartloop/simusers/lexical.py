@@ -115,7 +115,7 @@ def _overlap(tokens: Sequence[str], context: Context) -> dict[str, float]:
     }
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2048)
 def _words(text: str) -> tuple[str, ...]:
     return tuple(words(text))
 
@@ -269,7 +269,7 @@ def _same(one: str, other: str) -> bool:
     return _spoken(one) == _spoken(other)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=2048)
 def _spoken(text: str) -> tuple[str, ...]:
     return tuple(t for t in words(text) if t not in ".!?")
 

@@ -35,7 +35,7 @@ class Takeup:
     joined: int = 0
 
 
-@lru_cache(maxsize=65536)
+@lru_cache(maxsize=2048)
 def _uses(text: str) -> tuple[frozenset[tuple[str, str]], dict[str, set[str]]]:
     """The neighbours in a message, and for each content stem whether it was noun or verb."""
     tokens = [".", *words(text), "."]
@@ -81,7 +81,7 @@ def takeup(reply: str, said: Sequence[str]) -> Takeup:
     return _takeup(reply, tuple(said))
 
 
-@lru_cache(maxsize=16384)
+@lru_cache(maxsize=2048)
 def _takeup(reply: str, said: tuple[str, ...]) -> Takeup:
     company: set[tuple[str, str]] = set()
     kinds: dict[str, set[str]] = {}
