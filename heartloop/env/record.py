@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from types import TracebackType
 from typing import BinaryIO
 
 from pydantic import ValidationError
@@ -93,12 +92,7 @@ class EpisodeWriter:
         """Write within a `with` block."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close."""
         self.close()
 

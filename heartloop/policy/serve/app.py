@@ -7,7 +7,6 @@ import ipaddress
 import logging
 import threading
 from collections.abc import Awaitable, Callable, Sequence
-from types import TracebackType
 
 from aiohttp import web
 
@@ -177,12 +176,7 @@ class Served:
             raise EndpointFailure("the server did not start: the trace of its thread says why")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Finish the answers under way and stop."""
         self._loop.call_soon_threadsafe(self._leave.set)
         self._thread.join()
