@@ -21,7 +21,7 @@ from heartloop.chat.entries import ABOUT, Mode
 from heartloop.chat.export import export, quote
 from heartloop.chat.session import Due
 from heartloop.chat.stage import Stage
-from heartloop.chat.widgets import Composer, Said, Sessions, Transcript
+from heartloop.chat.widgets import Composer, Said, Sessions
 from heartloop.errors import HeartloopError, InvalidInput
 from heartloop.policy.evals.show import plain
 
@@ -119,7 +119,10 @@ class ChatApp(Stage):
 
     def on_sessions_asked(self, event: Sessions.Asked) -> None:
         """Search while one types."""
-        self.query_one(Sessions).show(self._found(event.text))
+        try:
+            self.query_one(Sessions).show(self._found(event.text))
+        except HeartloopError as error:
+            self._complain(error)
 
     async def on_sessions_chosen(self, event: Sessions.Chosen) -> None:
         """Open the session, at the message that was found."""
@@ -128,9 +131,8 @@ class ChatApp(Stage):
             session = self.desk.open(event.session)
             if event.entry:
                 session.reveal(event.entry)
-            await self.use(session)
-            if event.entry:
-                await self.query_one(Transcript).reach(event.entry)
+            await self.use(session, event.entry)
+            self.query_one(Composer).focus()
         except HeartloopError as error:
             self._complain(error)
 

@@ -90,11 +90,14 @@ def speak(policy: Policy, prompt: Prompt, stop: threading.Event) -> Iterator[Spo
     """
     if isinstance(policy, Streaming):
         raw = ""
-        for piece in policy.stream(prompt):
-            if stop.is_set():
-                return
-            raw += piece
-            yield Spoken(partial(raw))
+        try:
+            for piece in policy.stream(prompt):
+                if stop.is_set():
+                    return
+                raw += piece
+                yield Spoken(partial(raw))
+        except Exception as error:
+            raise _failure(policy, error) from error
         yield Spoken(Reply.parse(raw))
         return
     found = _aside(policy, prompt, stop)
@@ -134,9 +137,14 @@ def _aside(policy: Policy, prompt: Prompt, stop: threading.Event) -> Spoken | No
     found = box.get()
     if isinstance(found, Spoken):
         return found
-    if isinstance(found, HeartloopError):
-        raise found
-    raise CallFailure(f"policy {policy.name!r} failed: {found}") from found
+    raise _failure(policy, found) from found
+
+
+def _failure(policy: Policy, error: Exception) -> HeartloopError:
+    """What a policy raised; a bug of its own costs its reply and no more."""
+    if isinstance(error, HeartloopError):
+        return error
+    return CallFailure(f"policy {policy.name!r} failed: {error!r}")
 
 
 def _answered(policy: Policy, prompt: Prompt) -> Spoken:

@@ -72,7 +72,7 @@ class Session:
         """Go on with a stored session where it was left."""
         found = store.session(number)
         session = cls(found.setup, cast, store, region)
-        session.id, session.name = found.id, found.name
+        session.id, session.name = number, found.name
         session._tree = Tree(store.entries(number))
         session.head = found.head if found.head in session._tree else None
         return session
@@ -114,6 +114,10 @@ class Session:
     def estimated(self) -> bool:
         """Whether the emotions are estimates about a person, not scores of a simulated one."""
         return self.mode in (Mode.TALK, Mode.COMPARE)
+
+    def entry(self, number: int) -> Entry:
+        """The message of that id, as it stands now."""
+        return self._tree[number]
 
     def siblings(self, entry: Entry) -> list[Entry]:
         """Every version of a message, itself included."""
@@ -175,16 +179,23 @@ class Session:
             if self._stop.is_set():
                 break
         if first is not None:
-            self._move(first)
+            self._move(self._tree.leaf(first))
 
     def _asked(self) -> Entry:
         """The message that is to be answered."""
         return next(e for e in reversed(self.path) if e.role == "user")
 
+    def _noticed(self, asked: Entry) -> int:
+        """The last notice right after a message, so that it stays above the reply; or itself."""
+        at = asked.id
+        for entry in self.path:
+            if entry.role == "notice" and entry.parent == at:
+                at = entry.id
+        return at
+
     def _reply(self, spec: str, asked: Entry) -> Iterator[Entry]:
         policy = self.cast.policy(spec)
-        # Notices after the message stay above the reply.
-        parent = next(e.id for e in reversed(self.path) if e.role != "assistant")
+        parent = self._noticed(asked)
         prompt = self._prompt(policy, asked)
         entry: Entry | None = None
         try:
@@ -192,8 +203,8 @@ class Session:
                 entry = self._grow(entry, parent, policy.name, spoken)
                 yield entry
         except EpisodeFailure as failure:
-            self._move(parent)
-            yield self.note(f"{policy.name} gave no reply: {failure}")
+            self._move(entry.id if entry else parent)
+            yield self.note(f"{policy.name} gave no{' whole' * bool(entry)} reply: {failure}")
             return
         if entry and not self._stop.is_set():
             entry = self._put(entry.model_copy(update={"cut": False}))
@@ -359,7 +370,7 @@ class Session:
                 self.id = self.store.begin(self.name, self.setup)
             if not len(self._tree) and self.estimated:
                 self.rename(" ".join(entry.text.split())[:NAME] or self.name)
-            self.store.put(self.id, entry, growing=growing)
+            self.store.put(self.id, entry, growing=growing, new=entry.id not in self._tree)
         self._tree.put(entry)
         self.head = entry.id
         return entry

@@ -15,7 +15,8 @@ from heartloop.chat import care
 from heartloop.chat.desk import Desk
 from heartloop.chat.entries import ABOUT, PERSON, Entry, Mode
 from heartloop.chat.session import Due, Session
-from heartloop.chat.widgets import Composer, MakeRow, Said, Sessions, Transcript, gauge, tried, why
+from heartloop.chat.transcript import MakeRow, Transcript
+from heartloop.chat.widgets import Composer, Said, Sessions, gauge, tried, why
 from heartloop.errors import HeartloopError, InvalidInput, unknown
 from heartloop.policy.evals.show import plain
 
@@ -76,12 +77,12 @@ class Stage(App[None]):
             self.notify(plain(self.desk.store.warning), timeout=60, severity="error", markup=False)
         await self.use(self.session)
 
-    async def use(self, session: Session) -> None:
-        """Show another session."""
+    async def use(self, session: Session, at: int | None = None) -> None:
+        """Show another session, at the message of that id or at its end."""
         self.session = session
         self.query_one("#why").display = session.why_shown and session.mode is not Mode.TALK
         self._episode = self._number() if session.mode is Mode.REPLAY else 1
-        await self._redraw()
+        await self._redraw(at)
         if session.mode in (Mode.HELP, Mode.WATCH) and session.last is None:
             self._go(1)
         elif any(not self.desk.cast.ready(spec) for spec in session.setup.policies):
@@ -90,14 +91,14 @@ class Stage(App[None]):
     def _number(self) -> int:
         return next(n for n, e in enumerate(self.desk.played, 1) if e == self.session.setup.episode)
 
-    async def _redraw(self) -> None:
+    async def _redraw(self, at: int | None = None) -> None:
         self._live = {}
-        path = self.session.path
-        self._shown = [entry.id for entry in path]
-        rows: list[MakeRow] = [partial(self._row, entry, n) for n, entry in enumerate(path, 1)]
+        self._shown = [entry.id for entry in self.session.path]
+        rows: list[MakeRow] = [partial(self._row, *pair) for pair in enumerate(self._shown, 1)]
         if self.session.estimated:
             rows.insert(0, lambda: [Said(_NOTICE, "before you begin")])
-        await self.query_one(Transcript).lay_out(rows)
+        place = None if at is None else self._shown.index(at) + self.session.estimated
+        await self.query_one(Transcript).lay_out(rows, place)
         self._refresh()
 
     async def _catch_up(self) -> None:
@@ -108,26 +109,32 @@ class Stage(App[None]):
         if self.session.mode is Mode.COMPARE or not extended:
             await self._redraw()
             return
-        for number, entry in enumerate(path[known:], known + 1):
-            await self._append(entry, number)
+        for entry in path[known:]:
+            await self._append(entry.id)
         self._refresh()
 
-    async def _append(self, entry: Entry, number: int) -> None:
-        self._shown.append(entry.id)
-        row = self._row(entry, number)
-        await self.query_one(Transcript).add([s for s in row if s.entry.id == entry.id])
+    async def _append(self, said: int) -> None:
+        self._shown.append(said)
+        number = min(len(self._shown), len(self.session.path))
+        row = partial(self._alone, number, said)
+        await self.query_one(Transcript).add(row)
 
-    def _row(self, entry: Entry, number: int) -> list[Said]:
+    def _alone(self, number: int, said: int) -> list[Said]:
+        """Message `number` of the path, as it stands now."""
+        return [self._made(self.session.entry(said), number)]
+
+    def _row(self, number: int, said: int) -> list[Said]:
         """A message, or in compare the newest reply of each policy."""
-        shown = [entry]
-        if self.session.mode is Mode.COMPARE and entry.role == "assistant":
-            newest = {e.author: e for e in self.session.siblings(entry)} | {entry.author: entry}
-            shown = list(newest.values())
-        row = [
-            Said(e, self._heading(e, number), chosen=e == entry, folded=self._folded) for e in shown
-        ]
-        self._live |= {said.entry.id: said for said in row}
-        return row
+        entry = self.session.entry(said)
+        if self.session.mode is not Mode.COMPARE or entry.role != "assistant":
+            return self._alone(number, said)
+        newest = {e.author: e for e in self.session.siblings(entry)} | {entry.author: entry}
+        return [self._made(e, number, chosen=e == entry) for e in newest.values()]
+
+    def _made(self, entry: Entry, number: int, *, chosen: bool = True) -> Said:
+        said = Said(entry, self._heading(entry, number), chosen=chosen, folded=self._folded)
+        self._live[entry.id] = said
+        return said
 
     def _heading(self, entry: Entry, number: int) -> str:
         parts = [f"{number} {entry.author}"]
@@ -162,6 +169,7 @@ class Stage(App[None]):
         self._must_be_idle()
         self.session.say(text)
         await self._catch_up()
+        await self.query_one(Transcript).to_end()
         self._go(1)
 
     def _must_be_idle(self) -> None:
@@ -225,13 +233,14 @@ class Stage(App[None]):
 
     async def _grown(self, entry: Entry) -> None:
         """Show the next state of a reply."""
-        if entry.id in self._live:
-            await self._live[entry.id].grow(entry)
-        else:
-            await self._append(entry, len(self.session.path))
+        if entry.id not in self._shown:
+            await self._append(entry.id)
+        elif (said := self._live.get(entry.id)) and said.is_attached:
+            await said.grow(entry)
 
     async def _ended(self) -> None:
         """No reply grows any more."""
+        self._live = {number: said for number, said in self._live.items() if said.is_attached}
         for said in self._live.values():
             await said.end()
         await self._catch_up()

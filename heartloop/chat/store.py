@@ -53,10 +53,17 @@ class Listed(NamedTuple):
 
     id: int
     name: str
-    setup: Setup
-    head: int | None
+    mode: str
     changed: float
     """Seconds since 1970."""
+
+
+class Kept(NamedTuple):
+    """What is known of a session besides its messages."""
+
+    name: str
+    setup: Setup
+    head: int | None
 
 
 class Hit(NamedTuple):
@@ -123,7 +130,7 @@ class Store:
         try:
             with self._lock, self._base:
                 yield self._base
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise OutputRefused(f"cannot write {self.path}: {error}") from error
 
     def begin(self, name: str, setup: Setup) -> int:
@@ -136,23 +143,33 @@ class Store:
             )
         return int(row.lastrowid or 0)
 
-    def put(self, session: int, entry: Entry, *, growing: bool = False) -> None:
+    def put(self, session: int, entry: Entry, *, growing: bool = False, new: bool = False) -> None:
         """Write a message, or its next state, and make it the session's head.
 
         Args:
             session: Whose message it is.
             entry: The message.
             growing: More of it is to come; it is made searchable when it ends.
+            new: No message of its id is known yet.
+
+        Raises:
+            InvalidInput: there is one all the same: another client wrote it.
         """
         body = entry.model_dump_json(exclude_defaults=True)
         row = (session, entry.id, entry.role, entry.author, entry.text, body)
+        update = "DO UPDATE SET text = excluded.text, body = excluded.body"
+        known = "DO NOTHING" if new else update
         with self._writing() as base:
             found = base.execute(
                 "INSERT INTO entries (session, id, role, author, text, body) "
-                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (session, id) "
-                "DO UPDATE SET text = excluded.text, body = excluded.body RETURNING key",
+                f"VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (session, id) {known} "
+                "RETURNING key",
                 row,
             ).fetchone()
+            if found is None:
+                raise InvalidInput(
+                    f"session {session} was gone on with elsewhere: /open {session} shows it"
+                )
             if not growing:
                 base.execute("INSERT OR REPLACE INTO found (rowid, text) VALUES (?, ?)",
                              (found[0], entry.text))  # fmt: skip
@@ -176,33 +193,43 @@ class Store:
     def sessions(self) -> list[Listed]:
         """All sessions, the last used first."""
         rows = self._read(
-            "SELECT id, name, setup, head, changed FROM sessions ORDER BY changed DESC, id DESC"
+            "SELECT id, name, json_extract(setup, '$.mode'), changed FROM sessions "
+            "ORDER BY changed DESC, id DESC"
         )
-        return [Listed(i, n, Setup.model_validate_json(s), h, c) for i, n, s, h, c in rows]
+        return [Listed(*row) for row in rows]
 
-    def session(self, session: int) -> Listed:
+    def session(self, session: int) -> Kept:
         """One session.
 
         Raises:
-            InvalidInput: there is none of that id.
+            InvalidInput: there is none of that id, or it cannot be read.
         """
-        known = {row.id: row for row in self.sessions()}
-        if session not in known:
-            raise InvalidInput(f"no session {session!r}: known are {sorted(known) or 'none'}")
-        return known[session]
+        rows = self._read("SELECT name, setup, head FROM sessions WHERE id = ?", session)
+        if not rows:
+            known = sorted(row.id for row in self.sessions())
+            raise InvalidInput(f"no session {session!r}: known are {known or 'none'}")
+        name, setup, head = rows[0]
+        with self._reading(session):
+            return Kept(name, Setup.model_validate_json(setup), head)
 
     def entries(self, session: int) -> list[Entry]:
         """Every message of a session, in the order they were begun.
 
         Raises:
-            InvalidInput: one cannot be read, as when a later version wrote it.
+            InvalidInput: one cannot be read.
         """
         rows = self._read("SELECT body FROM entries WHERE session = ? ORDER BY id", session)
-        try:
+        with self._reading(session):
             return [Entry.model_validate_json(body) for (body,) in rows]
+
+    @contextmanager
+    def _reading(self, session: int) -> Iterator[None]:
+        """Name a session that cannot be read, as when a later version wrote it."""
+        try:
+            yield
         except ValidationError as error:
             raise InvalidInput(
-                f"session {session} holds a message that this heartloop cannot read: {self.path}"
+                f"session {session} cannot be read by this heartloop: {self.path}"
             ) from error
 
     def search(self, text: str, most: int = 50) -> list[Hit]:
@@ -233,8 +260,11 @@ class Store:
         return list(dict.fromkeys(text for (text,) in rows))[::-1]
 
     def _read(self, question: str, *values: object) -> list[Any]:
-        with self._lock:
-            return self._base.execute(question, values).fetchall()
+        try:
+            with self._lock:
+                return self._base.execute(question, values).fetchall()
+        except sqlite3.DatabaseError as error:
+            raise InvalidInput(f"cannot read {self.path}: {error}") from error
 
     def close(self) -> None:
         """Let go of the file."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from markdown_it import MarkdownIt
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
-from textual.containers import Horizontal, Vertical, VerticalScroll
+from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Collapsible, Input, Markdown, OptionList, Static, TextArea
 from textual.widgets.markdown import MarkdownStream
@@ -21,8 +21,6 @@ from heartloop.chat.store import Hit, Listed
 from heartloop.emotion import Band, band
 from heartloop.policy.evals.show import plain, spark
 
-PAGE = 20
-"""Messages that are laid out at a time; earlier ones follow when one scrolls up to them."""
 _RAIL, _BAR, _TALL = 24, 12, 8
 _COLOURS = {
     Band.S: "bright_green", Band.A: "green", Band.B: "yellow", Band.C: "dark_orange", Band.F: "red",
@@ -159,6 +157,10 @@ class Said(Vertical):
             await self._stream.stop()
             self._stream = None
 
+    async def on_unmount(self) -> None:
+        """What is taken away grows no more."""
+        await self.end()
+
     def fold(self, *, closed: bool) -> None:
         """Close or open the think block."""
         self._folded = closed
@@ -169,59 +171,6 @@ class Said(Vertical):
 def _parser() -> MarkdownIt:
     """Markdown in which HTML is text like any other."""
     return MarkdownIt("gfm-like", {"html": False})
-
-
-MakeRow = Callable[[], Sequence[Said]]
-"""Makes a row: one message, or several side by side."""
-
-
-class Transcript(VerticalScroll):
-    """The messages of a session, the newest in view; earlier ones are laid out on demand."""
-
-    def __init__(self) -> None:
-        """Begin empty."""
-        super().__init__(id="transcript")
-        self._rows: Sequence[MakeRow] = ()
-        self._first = 0
-
-    async def lay_out(self, rows: Sequence[MakeRow]) -> None:
-        """Show these rows instead; each is made when it is laid out."""
-        self._rows, self._first = rows, max(0, len(rows) - PAGE)
-        async with self.batch():
-            await self.remove_children()
-            await self.mount_all(_beside(make()) for make in rows[self._first :])
-        self.anchor()
-
-    async def add(self, row: Sequence[Said]) -> None:
-        """Show one more row at the end."""
-        await self.mount(_beside(row))
-
-    def watch_scroll_y(self, old: float, new: float) -> None:
-        """Lay out earlier messages when the top is reached."""
-        super().watch_scroll_y(old, new)
-        if new <= 0 < old and self._first:
-            self.call_later(self.earlier)
-
-    async def earlier(self) -> None:
-        """Lay out the page before; what was in view stays in view."""
-        start = max(0, self._first - PAGE)
-        before, self._first = self._rows[start : self._first], start
-        top = self.children[0] if self.children else None
-        await self.mount_all((_beside(make()) for make in before), before=0 if top else None)
-        if top:
-            self.scroll_to_widget(top, animate=False, top=True)
-
-    async def reach(self, entry: int) -> None:
-        """Bring a message into view, laying out as much as that takes."""
-        while self._first and not any(said.entry.id == entry for said in self.query(Said)):
-            await self.earlier()
-        for said in self.query(Said):
-            if said.entry.id == entry:
-                self.scroll_to_widget(said, animate=False, top=True)
-
-
-def _beside(messages: Sequence[Said]) -> Said | Horizontal:
-    return messages[0] if len(messages) == 1 else Horizontal(*messages, classes="beside")
 
 
 class Composer(TextArea):
@@ -340,4 +289,4 @@ def _option(row: Listed | Hit) -> Option:
         about = " ".join(row.text.split())[:80]
         return Option(Text(plain(f"{row.name}\n  {about}")), id=f"{row.session}:{row.entry}")
     when = time.strftime("%d %b %H:%M", time.localtime(row.changed))
-    return Option(Text(plain(f"{row.id} {row.name}\n  {row.setup.mode} · {when}")), id=str(row.id))
+    return Option(Text(plain(f"{row.id} {row.name}\n  {row.mode} · {when}")), id=str(row.id))

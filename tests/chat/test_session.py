@@ -290,5 +290,22 @@ def test_a_bug_in_a_policy_fails_its_reply_only():
         list(speak(ToyPolicy(broken), None, stop))
 
 
+def test_a_bug_in_a_policy_that_streams_fails_its_reply_only_and_keeps_what_came():
+    class Broken(Streamer):
+        def stream(self, prompt):
+            yield from ("I ", "hear")
+            raise RuntimeError("out of memory")
+
+    one = session("talk", "p", players={"p": Broken()})
+    one.say("Hi")
+    list(one.answer())
+    _, reply, note = one.path
+    assert (reply.text, reply.cut, note.role) == ("I hear", True, "notice")
+    assert "streamer gave no whole reply" in note.text and "out of memory" in note.text
+    assert one.due is Due.PERSON
+    one.regenerate()
+    assert one.due is Due.POLICY
+
+
 def test_a_scenario_names_the_session():
     assert session("help").name == f"Ada: {toy_scenario().situation.title}"

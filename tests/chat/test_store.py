@@ -14,6 +14,7 @@ from heartloop.chat.session import Due, Session
 from heartloop.chat.store import FILE, MIGRATIONS, Store, data_dir
 from heartloop.errors import InvalidInput, OutputRefused
 from tests.chat.parts import cast, go_on, session, talk, texts
+from tests.fakes import ToyPolicy
 from tests.paths import ROOT
 
 SETUP = Setup(mode=Mode.TALK, policies=("toy",))
@@ -39,9 +40,10 @@ def test_a_session_is_reopened_where_it_was_left(store):
 
 
 def test_a_simulated_dialogue_goes_on_after_reopening(store):
-    one = talk(go_on(session("help", store=store)), "Tell me more about it")
-    again = Session.reopen(store, one.id, cast())
-    assert texts(talk(again, "And then?")) == texts(talk(one, "And then?"))
+    one = talk(go_on(session("help")), "Tell me more about it", "And then?")
+    kept = talk(go_on(session("help", store=store)), "Tell me more about it")
+    again = talk(Session.reopen(store, kept.id, cast()), "And then?")
+    assert texts(again) == texts(one)
     assert again.episode() == one.episode()
 
 
@@ -90,6 +92,34 @@ def test_search_finds_every_word_in_any_case_and_script(store, words, found):
     store.put(number, entry(1, "I failed my exam, 我考试没考好"))
     store.put(number, entry(2, "Nothing else", 1))
     assert len(store.search(words)) == found
+
+
+def test_two_clients_at_one_session_overwrite_nothing_of_each_other(store):
+    one = talk(session("talk", "toy", store=store), "Hi")
+    other = Session.reopen(store, one.id, cast(toy=ToyPolicy()), "us")
+    talk(one, "the first went on")
+    with pytest.raises(InvalidInput, match="session 1 was gone on with elsewhere: /open 1"):
+        other.say("so did the second")
+    assert len(other.path) == 2
+    assert store.entries(one.id)[2].text == "the first went on"
+
+
+def test_a_session_that_cannot_be_read_stays_in_the_list_and_is_named(store):
+    number = store.begin("of tomorrow", SETUP)
+    with store._writing() as base:
+        base.execute("""UPDATE sessions SET setup = '{"mode": "talk", "moon": 1}'""")
+    assert [(row.name, row.mode) for row in store.sessions()] == [("of tomorrow", "talk")]
+    with pytest.raises(InvalidInput, match="session 1 cannot be read"):
+        store.session(number)
+
+
+def test_a_file_that_breaks_while_it_is_open_is_an_error_with_its_name(store):
+    with store._writing() as base:
+        base.execute("DROP TABLE found")
+    with pytest.raises(InvalidInput, match=r"cannot read .*chat\.db"):
+        store.search("exam")
+    with pytest.raises(OutputRefused, match=r"cannot write .*chat\.db"):
+        store.put(store.begin("s", SETUP), entry(1, "Hi"))
 
 
 def test_a_growing_message_is_found_when_it_has_ended(store):
