@@ -42,6 +42,7 @@ def submit(
         list[str] | None, typer.Option("--set", help="A setting: section.key=value.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory, on the cluster.")] = None,
+    resume: Resume = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Print the job's id and end.")] = False,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Allow another machine without a token.")
@@ -52,7 +53,7 @@ def submit(
 
     check_address(address, insecure)
     folder = Path.cwd()
-    job = Job(address, entrypoint(config, settings or [], out, folder), folder)
+    job = Job(address, entrypoint(config, settings or [], out, folder, resume), folder)
     if no_wait:
         print(job.id)
         return 0

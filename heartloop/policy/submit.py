@@ -31,7 +31,9 @@ POLL = 0.5
 """Seconds between two looks at a job that has nothing to say."""
 
 
-def entrypoint(config: Path, settings: Sequence[str], out: Path | None, folder: Path) -> str:
+def entrypoint(
+    config: Path, settings: Sequence[str], out: Path | None, folder: Path, resume: bool = False
+) -> str:
     """The command of a job that trains in a copy of `folder`, and writes outside of it.
 
     Raises:
@@ -49,7 +51,7 @@ def entrypoint(config: Path, settings: Sequence[str], out: Path | None, folder: 
     target = (folder / (out or found.run.out)).absolute()
     words = ["heartloop", "train", inside.as_posix()]
     words += [word for setting in settings for word in ("--set", setting)]
-    return shlex.join([*words, "--out", str(target)])
+    return shlex.join([*words, "--out", str(target), *["--resume"] * resume])
 
 
 def check_address(address: str, insecure: bool) -> None:

@@ -128,7 +128,9 @@ def test_a_job_as_documented_trains_to_the_end(head, folder):
 
 
 def test_submit_follows_a_run_to_its_results_and_passes_on_a_failure(head, folder):
-    words = [BIN / "heartloop", "submit", "small.toml", "--out", "mine", "--set", "rl.group=4"]
+    (folder / "own.py").write_text("def warm(episode):\n    return len(episode.turns) / 100\n")
+    words = [BIN / "heartloop", "submit", "small.toml", "--out", "mine"]
+    words += ["--set", "rl.group=4", "--set", "reward.spec=own:warm"]
     ended = head.run(words, folder)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert re.search(r"^heartloop: job raysubmit_\w+$", ended.stderr, re.M)
@@ -185,6 +187,8 @@ def test_the_command_is_checked_here_and_writes_to_an_absolute_path(folder):
         "--out", str(folder / "runs" / "seedling"),
     ]  # fmt: skip
     assert shlex.split(entrypoint(folder / "small.toml", [], Path("/x y"), folder))[-1] == "/x y"
+    again = entrypoint(folder / "small.toml", [], None, folder, resume=True)
+    assert shlex.split(again)[-1] == "--resume"
     with pytest.raises(ConfigError, match=r"rl\.steps"):
         entrypoint(folder / "small.toml", ["rl.stepz=3"], None, folder)
     (folder / "inner").mkdir()
