@@ -21,7 +21,7 @@ class Section(BaseModel):
 
 
 class RunSettings(Section):
-    """Where a run goes and what it grows from."""
+    """Where a run goes, what it grows from, and what it keeps."""
 
     name: str = "seedling"
     """Begins the policy's name in every episode."""
@@ -31,6 +31,14 @@ class RunSettings(Section):
     """Of scenarios' order, users, sampling and optimiser."""
     threads: int = Field(1, ge=1)
     """Of the policy's arithmetic. More than the free cores makes everything slower."""
+    stages: tuple[Literal["warmup", "improve", "rl"], ...] = Field(("rl",), min_length=1)
+    """What is done, in order; each begins with the policy that the one before left."""
+    save_every: int = Field(20, ge=1)
+    """Optimiser steps between two checkpoints."""
+    keep: int = Field(1, ge=1)
+    """Last checkpoints kept, besides the best one."""
+    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    """Trackers that get every step's figures too; metrics.jsonl is always written."""
 
 
 class PolicySettings(Section):
@@ -44,6 +52,12 @@ class PolicySettings(Section):
     """Most tokens of one reply, think block included."""
     temperature: float = Field(1.0, gt=0)
     """Of the sampling, in training as in evaluation."""
+    system: str = ""
+    """Path of a text file that begins every dialogue as the system message; "" has none."""
+    lora: int = Field(0, ge=0)
+    """Rank of low-rank adapters on all linear layers; 0 trains every weight."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass: a third more time, far less memory."""
 
 
 class WorldSettings(Section):
@@ -64,19 +78,70 @@ class RewardSettings(Section):
 
     spec: str = "final"
     """Rewards joined by "+", each with an optional weight: "final+0.2*length+format"."""
+    credit: Literal["terminal", "turn", "centred"] = "terminal"
+    """Which turns a reward is put down to: all alike; each by what came after it; all alike and
+    each by its own change (docs/training.md)."""
 
 
-class GrpoSettings(Section):
-    """Group relative policy optimisation (arXiv 2402.03300)."""
+class SftSettings(Section):
+    """Supervised training on dialogues; the loss is on the policy's words only."""
 
+    steps: int = Field(50, ge=0)
+    """Optimiser steps, of each round."""
+    dialogues: int = Field(8, ge=1)
+    """In a step."""
+    micro_batch: int = Field(8, ge=1)
+    """Dialogues in one backward pass; must divide `dialogues`."""
+    learning_rate: float = Field(1e-4, gt=0)
+    """Where AdamW's rate begins; it falls to 0 in a line, in each round anew."""
+    least: float = Field(0.5)
+    """Score from which a dialogue is worth learning."""
+    best: int = Field(1, ge=1)
+    """Dialogues kept of each scenario, from the highest score."""
+
+
+class WarmupSettings(SftSettings):
+    """Learning from others: recorded dialogues, or those of another policy."""
+
+    episodes: Path | None = None
+    """A file of episodes to learn from; None plays `teacher`."""
+    teacher: str = "reflective"
+    """The policy that plays where there is no file."""
+    people: int = Field(200, ge=1)
+    """Scenarios that the teacher plays."""
+
+
+class ImproveSettings(SftSettings):
+    """Learning from oneself: sample, keep the good dialogues, train on them (arXiv 2412.09413)."""
+
+    rounds: int = Field(1, ge=1)
+    """How often."""
+    people: int = Field(100, ge=1)
+    """Scenarios that are played in a round."""
+    samples: int = Field(4, ge=1)
+    """Dialogues with each."""
+
+
+class RlSettings(Section):
+    """Reinforcement learning: group relative or proximal policy optimisation.
+
+    The first is of arXiv 2402.03300; the second of 1707.06347, with a critic.
+    """
+
+    algorithm: Literal["grpo", "ppo"] = "grpo"
+    """Whose advantages: against the group, or against a critic's values (`[ppo]`)."""
     steps: int = Field(60, ge=0)
     """Optimiser steps."""
     prompts_per_step: int = Field(4, ge=1)
-    """Different dialogues in a step."""
-    group: int = Field(8, ge=2)
+    """Different dialogues in a batch."""
+    group: int = Field(8, ge=1)
     """Samples of each dialogue; a group shares scenario, user, and the user's noise."""
     micro_batch: int = Field(16, ge=1)
-    """Dialogues in one backward pass; must divide prompts_per_step * group."""
+    """Dialogues in one backward pass; must divide a minibatch."""
+    minibatches: int = Field(1, ge=1)
+    """Parts of a batch of dialogues, with an optimiser step for each."""
+    iterations: int = Field(1, ge=1)
+    """How often a batch is learnt from."""
     learning_rate: float = Field(3e-4, gt=0)
     """Peak of AdamW's rate."""
     warmup_steps: int = Field(3, ge=0)
@@ -92,15 +157,32 @@ class GrpoSettings(Section):
     loss_type: Literal["grpo", "dapo", "dr_grpo", "bnpo"] = "dapo"
     """How token losses are averaged."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
-    """Whose spread the advantages are divided by."""
-    iterations: int = Field(1, ge=1)
-    """Optimiser steps on each batch of dialogues."""
+    """Whose spread the advantages are divided by; PPO takes that of the batch's tokens."""
+    skip_tied: bool = False
+    """Leave groups whose rewards are all equal out of the loss, and out of its mean."""
+    curriculum: int = Field(0, ge=0)
+    """Steps over which dialogues grow from one turn to their full length; 0 has none."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Clipping of the gradient."""
     bf16: bool = False
     """Half-precision arithmetic in the loss; faster where the processor has it."""
     max_errored: float = Field(0.1, ge=0, le=1)
-    """Share of dialogues without a score, of one step, beyond which the run stops."""
+    """Share of dialogues without a score, of one batch, beyond which the run stops."""
+
+
+class PpoSettings(Section):
+    """The critic of proximal policy optimisation, and how its values become advantages."""
+
+    learning_rate: float = Field(3e-4, gt=0)
+    """Of the critic's AdamW."""
+    warmup_steps: int = Field(3, ge=0)
+    """Steps in which that rate rises."""
+    gamma: float = Field(1.0, gt=0, le=1)
+    """Discount for each token of the policy."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """Lambda of generalised advantage estimation (arXiv 1506.02438), by token of the policy."""
+    value_clip: float = Field(0.2, gt=0)
+    """How far a value may move from the one the batch began with before its loss is cut."""
 
 
 class EvalSettings(Section):
@@ -114,27 +196,36 @@ class EvalSettings(Section):
     """A second file of scenarios, such as people's own sentences."""
     batch: int = Field(50, ge=1)
     """Dialogues at a time."""
+    every: int = Field(0, ge=0)
+    """Optimiser steps between evaluations on the way, by which the best checkpoint is kept; 0
+    evaluates between stages only, and keeps the last."""
 
 
 class TrainConfig(Section):
     """Everything a run follows from."""
 
     run: RunSettings = RunSettings()
-    """Where a run goes and what it grows from."""
+    """Where a run goes, what it grows from, and what it keeps."""
     policy: PolicySettings = PolicySettings()
     """Who learns, and how it speaks."""
     world: WorldSettings = WorldSettings()
     """Whom the policy learns from."""
     reward: RewardSettings = RewardSettings()
     """What is learnt for."""
-    grpo: GrpoSettings = GrpoSettings()
-    """Group relative policy optimisation."""
+    warmup: WarmupSettings = WarmupSettings()
+    """Learning from others."""
+    improve: ImproveSettings = ImproveSettings()
+    """Learning from oneself."""
+    rl: RlSettings = RlSettings()
+    """Reinforcement learning."""
+    ppo: PpoSettings = PpoSettings()
+    """The critic."""
     eval: EvalSettings = EvalSettings()
     """What is measured before and after."""
 
 
 def load(path: Path | None = None, overrides: Sequence[str] = ()) -> TrainConfig:
-    """The settings of a TOML file, changed by overrides like "grpo.steps=20".
+    """The settings of a TOML file, changed by overrides like "rl.steps=20".
 
     A file whose name ends in ".json" is read as JSON, as a run directory keeps it.
 
@@ -162,7 +253,7 @@ def settings(
 
 
 def keys() -> Iterator[str]:
-    """Every known key, as in "grpo.steps"."""
+    """Every known key, as in "rl.steps"."""
     for section, field in TrainConfig.model_fields.items():
         assert isinstance(field.annotation, type)
         assert issubclass(field.annotation, Section)
@@ -211,10 +302,9 @@ def _check_key(key: str, place: str) -> None:
 
 def _hint(key: str, known: Sequence[str]) -> str:
     """The nearest known key, or the keys of the section meant."""
-    near = get_close_matches(key, known, n=1, cutoff=0.6)
     last = key.rpartition(".")[2]
     same = [k for k in known if k.rpartition(".")[2] == last]
-    if best := same or near:
+    if best := get_close_matches(key, same or known, n=1, cutoff=0.0 if same else 0.6):
         return f"did you mean {best[0]!r}?"
     near_name = get_close_matches(last, [k.rpartition(".")[2] for k in known], n=1)
     if near_name:
@@ -255,14 +345,31 @@ def _first(error: ValidationError, found: Mapping[str, tuple[Any, str]]) -> str:
 
 
 def _check_batch(config: TrainConfig) -> None:
-    grpo = config.grpo
-    total = grpo.prompts_per_step * grpo.group
-    if total % grpo.micro_batch:
-        good = [n for n in _divisors(total) if n <= grpo.micro_batch]
-        raise ConfigError(
-            f"grpo.micro_batch must divide prompts_per_step * group = {total}, "
-            f"got {grpo.micro_batch}; try {good[-1]}"
-        )
+    rl = config.rl
+    if rl.algorithm == "grpo" and rl.group < 2:
+        raise ConfigError("rl.group must be 2 or more with grpo, got 1: only ppo goes without")
+    total = rl.prompts_per_step * rl.group
+    _divides("rl.minibatches", rl.minibatches, "prompts_per_step * group", total)
+    _divides("rl.micro_batch", rl.micro_batch, "a minibatch of dialogues", total // rl.minibatches)
+    for name in ("warmup", "improve"):
+        sft: SftSettings = getattr(config, name)
+        _divides(f"{name}.micro_batch", sft.micro_batch, f"{name}.dialogues", sft.dialogues)
+    if rl.group == 1 and rl.prompts_per_step % 2:
+        raise ConfigError(f"rl.prompts_per_step must be even, got {rl.prompts_per_step}")
+    if rl.algorithm == "ppo" and config.reward.credit == "centred":
+        raise ConfigError("reward.credit 'centred' is a group's: with ppo take 'turn'")
+    updates = rl.minibatches * rl.iterations
+    for name, number in (("rl.steps", rl.steps), ("rl.curriculum", rl.curriculum)):
+        if number % updates:
+            raise ConfigError(
+                f"{name} must be a multiple of the {updates} steps on a batch, got {number}"
+            )
+
+
+def _divides(key: str, value: int, whole: str, total: int) -> None:
+    if total % value:
+        good = [n for n in _divisors(total) if n <= value]
+        raise ConfigError(f"{key} must divide {whole} = {total}, got {value}; try {good[-1]}")
 
 
 def _divisors(number: int) -> Iterable[int]:

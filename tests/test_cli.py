@@ -131,10 +131,10 @@ def test_wrong_input_is_refused_in_one_line(capsys, tmp_path, monkeypatch, words
 
 def test_an_unknown_setting_names_the_nearest(capsys, tmp_path):
     config = tmp_path / "a.toml"
-    config.write_text("[grpo]\nstep = 3\n")
-    assert "grpo.steps" in refused(capsys, "train", str(config))
+    config.write_text("[rl]\nstep = 3\n")
+    assert "rl.steps" in refused(capsys, "train", str(config))
     config.write_text("")
-    assert "grpo.group" in refused(capsys, "train", str(config), "--set", "grpo.groop=4")
+    assert "rl.group" in refused(capsys, "train", str(config), "--set", "rl.groop=4")
 
 
 def test_train_hands_over_the_settings_of_file_and_options(tmp_path, monkeypatch, capsys):
@@ -143,14 +143,14 @@ def test_train_hands_over_the_settings_of_file_and_options(tmp_path, monkeypatch
     monkeypatch.setattr(
         training, "train", lambda config, **more: called.update(more, config=config)
     )
-    (tmp_path / "a.toml").write_text("[grpo]\nsteps = 3\n")
+    (tmp_path / "a.toml").write_text("[rl]\nsteps = 3\n")
     out = tmp_path / 'odd "name"'
     code, _, _ = run(
-        capsys, "train", str(tmp_path / "a.toml"), "--set", "grpo.group=4", "--out", str(out)
+        capsys, "train", str(tmp_path / "a.toml"), "--set", "rl.group=4", "--out", str(out)
     )
     assert code == 0
     config = called["config"]
-    assert (config.grpo.steps, config.grpo.group, config.run.out) == (3, 4, out)
+    assert (config.rl.steps, config.rl.group, config.run.out) == (3, 4, out)
     assert called["resume"] is False
 
 

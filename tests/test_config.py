@@ -32,19 +32,19 @@ def test_every_setting_has_a_description():
 
 def test_an_override_beats_the_file(tmp_path):
     path = tmp_path / "a.toml"
-    path.write_text("[grpo]\nsteps = 3\n[run]\nname = 'x'\n")
-    loaded = config.load(path, ["grpo.steps=5", "run.seed = 9", "reward.spec=final+0.1*length"])
-    assert (loaded.grpo.steps, loaded.run.seed, loaded.run.name) == (5, 9, "x")
+    path.write_text("[rl]\nsteps = 3\n[run]\nname = 'x'\n")
+    loaded = config.load(path, ["rl.steps=5", "run.seed = 9", "reward.spec=final+0.1*length"])
+    assert (loaded.rl.steps, loaded.run.seed, loaded.run.name) == (5, 9, "x")
     assert loaded.reward.spec == "final+0.1*length"
 
 
 @pytest.mark.parametrize(
     ("key", "nearest"),
     [
-        ("grpo.stepz", "grpo.steps"),
-        ("grop.steps", "grpo.steps"),
-        ("steps", "grpo.steps"),
-        ("learning_rat", "grpo.learning_rate"),
+        ("rl.stepz", "rl.steps"),
+        ("grop.steps", "rl.steps"),
+        ("steps", "rl.steps"),
+        ("learning_rat", "rl.learning_rate"),
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(key, nearest):
@@ -54,20 +54,25 @@ def test_an_unknown_key_names_the_nearest_known_one(key, nearest):
 
 
 def test_an_unknown_key_of_a_file_names_the_file():
-    message = one_line(tables={"grpo": {"qqqq": 1}})
-    assert message.startswith("a.toml: no setting 'grpo.qqqq'; known: grpo.steps")
+    message = one_line(tables={"rl": {"qqqq": 1}})
+    assert message.startswith("a.toml: no setting 'rl.qqqq'; known: rl.algorithm")
 
 
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("grpo.steps=many", "grpo.steps should be a valid integer"),
-        ("grpo.group=1", "greater than or equal to 2, got 1"),
-        ("grpo.learning_rate=0", "greater than 0, got 0"),
-        ("grpo.loss_type=ppo", "got 'ppo'"),
-        ("grpo=3", "'grpo' is a table"),
-        ("grpo.steps", "expected --set section.key=value"),
-        ("grpo.micro_batch=7", "try 4"),
+        ("rl.steps=many", "rl.steps should be a valid integer"),
+        ("rl.group=0", "greater than or equal to 1, got 0"),
+        ("rl.group=1", "only ppo goes without"),
+        ("rl.minibatches=5", "must divide prompts_per_step * group = 32, got 5; try 4"),
+        ("rl.iterations=7", "rl.steps must be a multiple of the 7 steps on a batch"),
+        ("warmup.micro_batch=3", "warmup.dialogues = 8, got 3; try 2"),
+        ("run.stages=[]", "at least 1 item"),
+        ("rl.learning_rate=0", "greater than 0, got 0"),
+        ("rl.loss_type=ppo", "got 'ppo'"),
+        ("rl=3", "'rl' is a table"),
+        ("rl.steps", "expected --set section.key=value"),
+        ("rl.micro_batch=7", "try 4"),
     ],
 )
 def test_a_bad_value_says_what_was_expected_and_what_came(override, part):
@@ -78,7 +83,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"cannot read .*none\.toml: No such file"):
         config.load(tmp_path / "none.toml")
     broken = tmp_path / "broken.toml"
-    broken.write_text("[grpo\n")
+    broken.write_text("[rl\n")
     with pytest.raises(ConfigError, match=r"broken\.toml is not TOML: .*line 1"):
         config.load(broken)
     rows = tmp_path / "rows.json"
@@ -91,7 +96,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 def test_settings_survive_being_written_and_read(name, rate, think):
     tables = {
         "run": {"name": name, "out": "a b/c"},
-        "grpo": {"learning_rate": rate},
+        "rl": {"learning_rate": rate},
         "policy": {"think": think},
     }
     made = config.settings(tables)

@@ -12,7 +12,7 @@ import typer
 from heartloop.cli.options import Resume, Seed, app, complain
 
 
-@app.command(epilog="Example: heartloop train configs/seedling.toml --set grpo.steps=20")
+@app.command(epilog="Example: heartloop train configs/seedling.toml --set rl.steps=20")
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file of settings.")],
     settings: Annotated[

@@ -29,7 +29,7 @@ def policy_names() -> list[str]:
 
 def make_policy(
     spec: str, sampling: Sampling | None = None, *, thinking: bool = False,
-    device: str | None = None,
+    device: str | None = None, exact: bool = False,
 ) -> Policy:  # fmt: skip
     """The policy that `spec` stands for.
 
@@ -41,6 +41,7 @@ def make_policy(
         sampling: How a model draws its replies.
         thinking: Ask the model's chat template for a think block.
         device: Where the model runs; None takes an accelerator when there is one.
+        exact: Keep its weights in full precision there too.
 
     Raises:
         UnknownName: nothing of that name is known.
@@ -54,7 +55,7 @@ def make_policy(
     if spec.startswith(("openai:", "vllm:")):
         return ChatPolicy(make_model(spec), bare(spec), _decoding(sampling))
     path, name = _place(spec)
-    model = LanguageModel.load(path, thinking=thinking, device=device)
+    model = LanguageModel.load(path, thinking=thinking, device=device, exact=exact)
     return ModelPolicy(model, sampling or Sampling(), name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,20 +40,43 @@ class Sampling:
             )
 
 
+SPEECH = "heartloop.json"
+"""In a model's folder: whether it thinks, and its system message."""
+
+
 class LanguageModel:
     """A causal LM with its tokenizer and chat template."""
 
-    def __init__(self, model: Any, tokenizer: Any, *, thinking: bool = False) -> None:
-        """Wrap a model of transformers; `thinking` asks the chat template for a think block."""
+    def __init__(
+        self, model: Any, tokenizer: Any, *, thinking: bool = False, system: str = ""
+    ) -> None:
+        """Wrap a model of transformers.
+
+        Args:
+            model: A causal language model.
+            tokenizer: With a chat template.
+            thinking: Ask the chat template for a think block.
+            system: Begins every dialogue, unless empty.
+        """
         self.model, self.tokenizer, self.thinking = model, tokenizer, thinking
+        self.system = system
         self.end_ids = self._end_ids()
         self._before, self._after = self._frame()
 
     @classmethod
     def load(
-        cls, path: str | Path, *, thinking: bool = False, device: str | None = None
-    ) -> LanguageModel:
+        cls, path: str | Path, *, thinking: bool = False, system: str = "",
+        device: str | None = None, exact: bool = False,
+    ) -> LanguageModel:  # fmt: skip
         """Load a folder or hub id.
+
+        Args:
+            path: Where the model lies. A folder that `save` wrote brings its own `thinking` and
+                `system`, which count where they are not given.
+            thinking: Ask the chat template for a think block.
+            system: Begins every dialogue, unless empty.
+            device: Where it runs; None takes an accelerator when there is one.
+            exact: Keep weights in full precision there too, as training all of them needs.
 
         Raises:
             MissingExtra: torch or transformers is not installed.
@@ -64,13 +88,25 @@ class LanguageModel:
         except ImportError as cause:
             raise extra("train", cause) from cause
         place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        kind = torch.float32 if place == "cpu" else torch.bfloat16
+        kind = torch.float32 if place == "cpu" or exact else torch.bfloat16
+        kept = _speech(Path(path))
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
             model = AutoModelForCausalLM.from_pretrained(path, dtype=kind)
         except (OSError, ValueError) as error:
             raise InvalidInput(f"no language model under {str(path)!r}: {error}") from error
-        return cls(model.to(place).eval(), tokenizer, thinking=thinking)
+        return cls(
+            model.to(place).eval(), tokenizer, thinking=thinking or kept.get("thinking", False),
+            system=system or kept.get("system", ""),
+        )  # fmt: skip
+
+    def save(self, folder: Path) -> None:
+        """Write model, tokenizer and way of speaking as a folder that `load` reads."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        if self.thinking or self.system:
+            speech = {"thinking": self.thinking, "system": self.system}
+            (folder / SPEECH).write_text(json.dumps(speech), "utf-8")
 
     def _end_ids(self) -> tuple[int, ...]:
         """Ids that finish a reply."""
@@ -87,6 +123,8 @@ class LanguageModel:
         if not self.tokenizer.chat_template:
             raise InvalidInput("the tokenizer has no chat template: use a chat model")
         rows = [{"role": m.role, "content": self._plain(m.content)} for m in messages]
+        if self.system:
+            rows.insert(0, {"role": "system", "content": self.system})
         text: str = self.tokenizer.apply_chat_template(
             rows, add_generation_prompt=True, tokenize=False, enable_thinking=self.thinking
         )
@@ -117,6 +155,11 @@ class LanguageModel:
     def user_turn(self, text: str) -> list[int]:
         """Ids that follow a finished reply: the user's message and the header of the next reply."""
         return self._ids(f"{self._before}{self._plain(text)}{self._after}")
+
+    def said(self, reply: Reply) -> list[int]:
+        """Ids of a finished reply, as if they had been sampled."""
+        text = self._plain(reply.raw or reply.text)
+        return [*self._ids(text), self.end_ids[0]]
 
     def text(self, ids: Sequence[int]) -> str:
         """What sampled ids spell."""
@@ -162,6 +205,13 @@ class LanguageModel:
 
         steps = list(_steps(self.model, contexts, draws, sampling, self.end_ids))
         return [_until(row, self.end_ids) for row in torch.stack(steps, dim=1).tolist()]
+
+
+def _speech(folder: Path) -> dict[str, Any]:
+    """How the model of a folder was trained to speak; empty where nothing is said."""
+    path = folder / SPEECH
+    speech: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    return speech
 
 
 def _steps(

@@ -264,8 +264,8 @@ def _sides(
 
 def by_step(run: Run) -> list[list[Episode]]:
     """Training episodes, in the batches in which they were played."""
-    grpo = run.config.get("grpo", {})
-    size = int(grpo.get("prompts_per_step", 4)) * int(grpo.get("group", 8))
+    rl = run.config.get("rl", {})
+    size = int(rl.get("prompts_per_step", 4)) * int(rl.get("group", 8))
     episodes = run.episodes
     return [episodes[at : at + size] for at in range(0, len(episodes), size)]
 

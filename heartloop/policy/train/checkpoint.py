@@ -3,42 +3,54 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from heartloop.errors import InvalidInput
-from heartloop.policy.train.rollout import Speaker
 
 OPTIMISER, STATE = "optimizer.safetensors", "state.json"
 
 
-def save(folder: Path, speaker: Speaker, optimiser: Any, state: dict[str, Any]) -> None:
-    """Write a checkpoint that `load_optimiser` and `LanguageModel.load` read back.
+def save(
+    folder: Path, parts: Iterable[Callable[[Path], None]], optimiser: Any, state: dict[str, Any]
+) -> None:
+    """Write a checkpoint that `load_optimiser`, `read_state` and `LanguageModel.load` read back.
 
     Args:
         folder: Is replaced when it exists.
-        speaker: The model and its tokenizer.
-        optimiser: Its tensors, by number of parameter.
+        parts: Each writes its own files into the folder it is given.
+        optimiser: Its tensors, by number of parameter; None leaves them out.
         state: Anything else, JSON-ready.
     """
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_model(part, speaker)
-    _save_optimiser(part / OPTIMISER, optimiser)
+    for write in parts:
+        write(part)
+    if optimiser is not None:
+        save_optimiser(part / OPTIMISER, optimiser)
     (part / STATE).write_text(json.dumps(state), "utf-8")
+    for path in part.iterdir():
+        _flush(path)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+    _flush(folder.parent)
 
 
-def save_model(folder: Path, speaker: Speaker) -> None:
-    """Write model and tokenizer as a folder that transformers loads."""
-    speaker.model.save_pretrained(folder)
-    speaker.tokenizer.save_pretrained(folder)
+def _flush(path: Path) -> None:
+    """Have a file, or the names in a folder, on the disk before anything that relies on it."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
-def _save_optimiser(path: Path, optimiser: Any) -> None:
+def save_optimiser(path: Path, optimiser: Any) -> None:
+    """Write an optimiser's tensors."""
     import torch
     from safetensors.torch import save_file
 
@@ -50,12 +62,12 @@ def _save_optimiser(path: Path, optimiser: Any) -> None:
     save_file(tensors, str(path))
 
 
-def load_optimiser(folder: Path, optimiser: Any) -> None:
-    """Bring an optimiser over the same parameters to the state of a checkpoint."""
+def load_optimiser(path: Path, optimiser: Any) -> None:
+    """Bring an optimiser over the same parameters to the state of a file."""
     from safetensors.torch import load_file
 
     state: dict[int, dict[str, Any]] = {}
-    for name, tensor in load_file(str(folder / OPTIMISER)).items():
+    for name, tensor in load_file(str(path)).items():
         number, key = name.split(".")
         state.setdefault(int(number), {})[key] = tensor
     optimiser.load_state_dict(optimiser.state_dict() | {"state": state})
@@ -76,16 +88,18 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 def newest(run: Path) -> Path | None:
     """The last whole checkpoint of a run directory."""
-    found = {
-        int(number): path
-        for path in run.glob("checkpoint-*")
-        if (number := path.name.removeprefix("checkpoint-")).isdigit()
-    }
-    return found[max(found)] if found else None
+    found = numbered(run)
+    return found[-1] if found else None
 
 
-def keep_only(folder: Path) -> None:
-    """Delete the other checkpoints of the same run."""
-    for path in folder.parent.glob("checkpoint-*"):
-        if path != folder:
+def numbered(run: Path) -> list[Path]:
+    """The whole checkpoints of a run directory, oldest first."""
+    found = [p for p in run.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+
+
+def keep(run: Path, last: int, best: str = "") -> None:
+    """Delete the checkpoints of a run but the last ones, and the one called `best`."""
+    for path in numbered(run)[:-last]:
+        if path.name != best:
             shutil.rmtree(path, ignore_errors=True)

@@ -18,12 +18,20 @@ FROM_TRAINER = {
     "entropy": "entropy",
     "kl": "kl",
     "clip_ratio/region_mean": "clipped",
+    "ppo/value_loss": "value_loss",
+    "ppo/explained_variance": "explained_variance",
+    "sampling/sampling_logp_difference/mean": "logprob_gap",
 }
 """What is taken over from the trainer's log, under which name."""
 
 
-def figures(rollouts: Sequence[Rollout]) -> Row:
-    """Rewards, lengths and variety of one batch; errored dialogues count in their share only."""
+def figures(rollouts: Sequence[Rollout], limit: int) -> Row:
+    """Rewards, lengths and variety of one batch; errored dialogues count in their share only.
+
+    Args:
+        rollouts: The batch.
+        limit: Most tokens of a reply; one that reaches it was cut, but for a rare end just there.
+    """
     whole = [r for r in rollouts if r.reward is not None]
     rewards = [r.reward for r in whole if r.reward is not None]
     said = [turn.reply.text for r in whole for turn in r.episode.turns]
@@ -39,6 +47,7 @@ def figures(rollouts: Sequence[Rollout]) -> Row:
         "sampled_tokens": sum(r.sampled for r in rollouts),
         "tokens": sum(len(r.prompt_ids) + len(r.completion_ids) for r in rollouts),
         "reply_tokens": _mean(lengths),
+        "cut_replies": _mean([float(cut) for r in whole for cut in cut_replies(r, limit)]),
         "reply_words": _mean([float(len(text.split())) for text in said]),
         "distinct_2": distinct(said),
         "commonest_share": commonest(said)[1] if said else None,
@@ -60,13 +69,31 @@ def reply_lengths(rollout: Rollout) -> list[float]:
     return [float(sum(rollout.mask[a + 1 : b + 1])) for a, b in pairwise(ends)]
 
 
+def cut_replies(rollout: Rollout, limit: int) -> list[bool]:
+    """Whether each reply came to the most tokens that it may have."""
+    return [length >= limit for length in reply_lengths(rollout)]
+
+
 def tied(rollouts: Sequence[Rollout]) -> float | None:
     """Share of groups without a difference in reward, from which nothing is learnt."""
-    groups = [
-        {r.reward for r in group if r.reward is not None}
-        for _, group in groupby(rollouts, key=lambda r: (r.episode.scenario.id, r.episode.seed))
-    ]
-    return _mean([float(len(rewards) < 2) for rewards in groups])
+    return _mean([float(_is_tied(group)) for group in _groups(rollouts)])
+
+
+def tied_rows(rollouts: Sequence[Rollout]) -> frozenset[int]:
+    """Numbers of the rollouts in groups without a difference in reward."""
+    numbered = iter(range(len(rollouts)))
+    groups = [(group, [next(numbered) for _ in group]) for group in _groups(rollouts)]
+    return frozenset(at for group, numbers in groups if _is_tied(group) for at in numbers)
+
+
+def _groups(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:
+    """Neighbours that are samples of one dialogue."""
+    by_dialogue = groupby(rollouts, key=lambda r: (r.episode.scenario.id, r.episode.seed))
+    return [list(group) for _, group in by_dialogue]
+
+
+def _is_tied(group: Sequence[Rollout]) -> bool:
+    return len({r.reward for r in group if r.reward is not None}) < 2
 
 
 def seconds(spent: Spent, total: float) -> Row:

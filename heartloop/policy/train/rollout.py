@@ -91,6 +91,15 @@ class _Strand:
     news: list[int] = field(default_factory=list)
     """Ids that the policy has not read yet."""
 
+    def goes_on(self, turns: int | None) -> bool:
+        """Whether it is the policy's turn, of at most so many."""
+        return self.script.stop is None and (turns is None or len(self.script.turns) < turns)
+
+    def leave(self) -> None:
+        """Take away what the policy did not sample after its last reply."""
+        end = self.ends[-1] + 1 if self.ends else 0
+        del self.completion[end:], self.mask[end:]
+
     def say(self, ids: Sequence[int]) -> None:
         """Append sampled ids."""
         self.completion += ids
@@ -116,18 +125,21 @@ class Driver:
         self.spent = Spent()
         """Of the last batch."""
 
-    def play(self, tasks: Sequence[Task], policy: str) -> list[Rollout]:
+    def play(self, tasks: Sequence[Task], policy: str, turns: int | None = None) -> list[Rollout]:
         """Play a batch in lockstep; a dialogue that has ended drops out of it.
 
         Args:
             tasks: What to play. Tasks that differ in `sample` only form a group.
             policy: Name of the policy as it is now, for the episodes.
+            turns: Leave off after so many, in the middle of the dialogues; None plays to their end.
         """
         began, self.spent = time.perf_counter(), Spent()
         strands = self._open(tasks)
         talk = Talk(self.speaker.model, self.speaker.end_ids, self._limit, self._temperature)
-        while under_way := {n: s for n, s in strands.items() if s.script.stop is None}:
+        while under_way := {n: s for n, s in strands.items() if s.goes_on(turns)}:
             self._turn(talk, under_way)
+        for strand in strands.values():
+            strand.leave()
         rollouts = [self._rollout(strands[n], policy) for n in range(len(tasks))]
         self.spent.total = time.perf_counter() - began
         return rollouts

@@ -9,25 +9,28 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from heartloop import config as settings
 from heartloop.config import TrainConfig
 from heartloop.env.play import Task, World
-from heartloop.env.record import EpisodeWriter
+from heartloop.env.record import EpisodeWriter, read
 from heartloop.env.threads import world
-from heartloop.errors import ConfigError, InvalidInput, MissingExtra, OutputRefused, extra
+from heartloop.errors import ConfigError, InvalidInput, MissingExtra, OutputRefused
 from heartloop.policy.base import make_policy
 from heartloop.policy.evals import report
+from heartloop.policy.evals.evaluate import evaluate
 from heartloop.policy.evals.report import Comparison
-from heartloop.policy.model import LanguageModel, ModelPolicy
-from heartloop.policy.train import checkpoint
+from heartloop.policy.model import LanguageModel
+from heartloop.policy.train import checkpoint, learner
 from heartloop.policy.train.screen import Screen
+from heartloop.policy.train.session import Session
 from heartloop.rewards import reward
 from heartloop.simusers import dynamics
 from heartloop.simusers.registry import at_once, make_user
 from heartloop.simusers.scenario import scenarios
-from heartloop.types import Scenario
+from heartloop.types import Episode, Scenario
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +41,7 @@ CONFIG, LOG = "config.json", "train.log"
 checkpoint."""
 EVAL_SEED = 0
 """Of the users of every evaluation, so that runs with other seeds can be compared."""
-MAY_DIFFER = {"run.out", "run.threads", "world.actors"}
+MAY_DIFFER = {"run.out", "run.threads", "run.keep", "run.report_to", "world.actors"}
 """Settings that change no result, and may be others when a run is resumed."""
 
 
@@ -76,11 +79,14 @@ def train(
     out = claim(config, resume)
     speaker = cast.speaker(checkpoint.newest(out) if resume else None)
     with _logging(out / LOG), cast.world() as world, Screen(config, console) as screen:
-        stage = _Stage(config, cast, speaker, world, out)
-        stage.evaluate("before", 0, screen)
-        stage.learn(screen)
-        stage.evaluate("after", config.grpo.steps, screen)
-        result = _result(config, began)
+        run = _Run(config, cast, speaker, world, out, screen)
+        try:
+            run.evaluate("before")
+            run.learn()
+            run.evaluate("after")
+        finally:
+            run.session.close()
+        result = _result(config, run.session.policy(run.session.state.step), began)
     found = {"test": result.test, "sentences": result.sentences}
     screen.close(found, f"{result.seconds:.0f} s; {result.report or result.folder}")
     return result
@@ -90,7 +96,7 @@ class _Cast:
     """Everyone a run needs, found before anything is written."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self._config = config
+        self.config = config
         self._rules = dynamics.preset(config.world.preset)
         self.make_user = partial(make_user, config.world.user, self._rules)
         self.make_user()
@@ -99,40 +105,29 @@ class _Cast:
         self.sets = dict(_evaluation_sets(config))
         for name, rows in self.sets.items():
             _check_unseen(name, rows, self.learners)
-        self._policy = _load(config)
+        self.lessons: list[Episode] = []
+        """What `warmup` learns from where a file is named."""
+        if "warmup" in config.run.stages:
+            if config.warmup.episodes:
+                self.lessons = [episode for _, episode in read(config.warmup.episodes)]
+            else:
+                make_policy(config.warmup.teacher)
+        self._begins = learner.load(config)
 
     def speaker(self, folder: Path | None) -> LanguageModel:
         """The model as it begins, or as a checkpoint left it."""
         if folder is None:
-            return self._policy.model
-        return LanguageModel.load(folder, thinking=self._config.policy.think)
+            return self._begins
+        return learner.load(self.config, folder)
 
     def world(self) -> AbstractContextManager[World]:
         """Where the users live."""
-        several = at_once(self._config.world.user)
-        if not self._config.world.actors:
+        several = at_once(self.config.world.user)
+        if not self.config.world.actors:
             return nullcontext(world(self.make_user, several))
         from heartloop.policy.parallel import RayWorld
 
-        return RayWorld(self.make_user, self._config.world.actors, several)
-
-
-def _load(config: TrainConfig) -> ModelPolicy:
-    """The policy to train, at the beginning."""
-    try:
-        import torch
-        from transformers.utils import logging as their_logging
-    except ImportError as cause:
-        raise extra("train", cause) from cause
-    their_logging.disable_progress_bar()
-    torch.set_num_threads(config.run.threads)
-    policy = make_policy(config.policy.spec, thinking=config.policy.think)
-    if not isinstance(policy, ModelPolicy):
-        raise ConfigError(
-            f"policy.spec {config.policy.spec!r} cannot learn: expected a language model, "
-            "such as 'seedling' or 'hf:PATH'"
-        )
-    return policy
+        return RayWorld(self.make_user, self.config.world.actors, several)
 
 
 def _evaluation_sets(config: TrainConfig) -> Iterator[tuple[str, Sequence[Scenario]]]:
@@ -193,53 +188,137 @@ def _by_key(config: TrainConfig) -> Mapping[str, Any]:
     }
 
 
-class _Stage:
+class _Run:
     """A run under way."""
 
     def __init__(
-        self, config: TrainConfig, cast: _Cast, speaker: LanguageModel, world: World, out: Path
-    ) -> None:
+        self, config: TrainConfig, cast: _Cast, speaker: LanguageModel, world: World, out: Path,
+        screen: Screen,
+    ) -> None:  # fmt: skip
         self._config, self._cast, self._world, self._out = config, cast, world, out
-        self._speaker = speaker
+        self._speaker, self._screen = speaker, screen
+        self.session = Session(config, speaker, out, screen.step, self._on_the_way)
 
-    def evaluate(self, when: str, step: int, screen: Screen) -> None:
+    def evaluate(self, when: str) -> None:
         """Play every set that is not played yet."""
         for name, rows in self._cast.sets.items():
-            if not self._file(name, when).exists():
-                self._play(name, when, rows, f"{self._config.run.name}@{step}", screen)
+            path = self._out / f"{name}-{when}.jsonl"
+            if not path.exists():
+                policy = self.session.policy(self.session.state.step)
+                tasks = [Task(scenario, EVAL_SEED) for scenario in rows]
+                self._play(path, tasks, policy, self._speaker)
 
-    def _file(self, name: str, when: str) -> Path:
-        return self._out / f"{name}-{when}.jsonl"
+    def _on_the_way(self, total: int) -> float | None:
+        """Mean final emotion with the people of the first set, in a file of its own."""
+        name, rows = next(iter(self._cast.sets.items()))
+        path = self._out / f"{name}-{total}.jsonl"
+        path.unlink(missing_ok=True)
+        tasks = [Task(scenario, EVAL_SEED) for scenario in rows]
+        played = self._play(path, tasks, f"{self._config.run.name}@{total}", self._speaker)
+        finals = [e.final for e in played if not e.error]
+        return fmean(finals) if finals else None
 
     def _play(
-        self, name: str, when: str, rows: Sequence[Scenario], policy: str, screen: Screen
-    ) -> None:
-        """Play one set; its file appears when it is complete."""
+        self, path: Path, tasks: Sequence[Task], policy: str, speaker: LanguageModel
+    ) -> list[Episode]:
+        """Play dialogues; their file appears when it is complete."""
         from heartloop.policy.train.rollout import Driver
 
-        path = self._file(name, when)
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
         limit, temperature = self._config.policy.max_new_tokens, self._config.policy.temperature
-        driver = Driver(self._world, self._speaker, self._cast.reward, limit, temperature)
+        driver = Driver(self._world, speaker, self._cast.reward, limit, temperature)
         size = self._config.eval.batch
+        played: list[Episode] = []
+        training = speaker.model.training
+        speaker.model.eval()
         with EpisodeWriter(part) as writer:
-            for start in range(0, len(rows), size):
-                tasks = [Task(scenario, EVAL_SEED) for scenario in rows[start : start + size]]
-                writer.write(*(r.episode for r in driver.play(tasks, policy)))
-                screen.note(f"{name} {when}: {start + len(tasks)}/{len(rows)} dialogues")
+            for start in range(0, len(tasks), size):
+                found = driver.play(tasks[start : start + size], policy)
+                writer.write(*(r.episode for r in found))
+                played += [r.episode for r in found]
+                self._screen.note(f"{path.stem}: {len(played)}/{len(tasks)} dialogues")
+        speaker.model.train(training)
         part.rename(path)
+        return played
 
-    def learn(self, screen: Screen) -> None:
-        """Train."""
-        from heartloop.policy.train.grpo import train_grpo
+    def learn(self) -> None:
+        """Go through the stages that are left."""
+        stages = self._config.run.stages
+        kinds = {"warmup": self._warmup, "improve": self._improve, "rl": self._rl}
+        while self.session.state.stage < len(stages):
+            number = self.session.state.stage
+            kinds[stages[number]]()
+            if number + 1 == len(stages):
+                return
+            self.evaluate(f"stage-{number + 1}")
+            self.session.next_stage()
 
-        train_grpo(
-            self._config, self._speaker, self._world, self._cast.learners, self._out, screen.step
-        )
+    def _rl(self) -> None:
+        from heartloop.policy.train.rl import train_rl
+
+        train_rl(self.session, self._world, self._cast.learners)
+
+    def _warmup(self) -> None:
+        """Learn from a file of episodes, or from another policy that plays."""
+        from heartloop.policy.train import sft
+
+        chosen = self._config.warmup
+        episodes = self._cast.lessons or self._taught()
+        if self.session.state.step < chosen.steps:
+            sft.learn(self.session, sft.select(episodes, chosen.least, chosen.best), chosen, 0)
+
+    def _taught(self) -> list[Episode]:
+        """What the teacher plays, from the file where it lies already."""
+        path = self._out / f"warmup-{self.session.state.stage + 1}.jsonl"
+        if not path.exists():
+            part = path.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            world = self._cast.config.world
+            evaluate(
+                make_policy(self._config.warmup.teacher), self._people(self._config.warmup.people),
+                user=world.user, preset=world.preset, reward=self._config.reward.spec,
+                seed=self._config.run.seed, out=part,
+            )  # fmt: skip
+            part.rename(path)
+        return [episode for _, episode in read(path)]
+
+    def _improve(self) -> None:
+        """Round by round: play, keep what scores well, learn it."""
+        from heartloop.policy.train import sft
+
+        chosen = self._config.improve
+        for number in range(self.session.state.step // max(1, chosen.steps), chosen.rounds):
+            begun = number * chosen.steps
+            path = self._out / f"improve-{self.session.state.stage + 1}-{number + 1}.jsonl"
+            if not path.exists():
+                policy = self.session.policy(begun)
+                self._play(path, self._samples(begun), policy, self._speaker)
+            episodes = (episode for _, episode in read(path))
+            sft.learn(self.session, sft.select(episodes, chosen.least, chosen.best), chosen, begun)
+
+    def _samples(self, begun: int) -> list[Task]:
+        """Dialogues of a round: each person several times, with a seed of its own."""
+        from heartloop.policy.train.rl import user_seed
+
+        chosen, stage = self._config.improve, self.session.state.stage
+        people = self._people(chosen.people, begun)
+        return [
+            Task(person, user_seed(self._config.run.seed, 1_000_000 * (stage + 1) + begun), sample)
+            for person in people
+            for sample in range(chosen.samples)
+        ]
+
+    def _people(self, number: int, round_: int = 0) -> list[Scenario]:
+        """So many of the scenarios trained on, in an order of this stage's own."""
+        from heartloop.policy.train.sft import order
+
+        learners = self._cast.learners
+        seed = f"{self._config.run.seed}:people:{self.session.state.stage}:{round_}"
+        return [learners[at] for at in order(len(learners), min(number, len(learners)), seed)]
 
 
-def _result(config: TrainConfig, began: float) -> RunResult:
+def _result(config: TrainConfig, policy: str, began: float) -> RunResult:
     """Both evaluations side by side, and the report."""
     run = report.load_run(config.run.out)
     page: Path | None = None
@@ -249,7 +328,7 @@ def _result(config: TrainConfig, began: float) -> RunResult:
         _LOG.warning("no report: %s", missing)
     return RunResult(
         folder=config.run.out,
-        policy=f"{config.run.name}@{config.grpo.steps}",
+        policy=policy,
         seconds=round(time.perf_counter() - began, 1),
         test=run.test,
         sentences=run.sentences,

@@ -15,6 +15,16 @@ _SHOWN = {"reward": "{:.3f}", "emotion": "{:.1f}", "turns": "{:.1f}", "reply_wor
           "distinct_2": "{:.2f}", "seconds": "{:.1f}"}  # fmt: skip
 
 
+def steps(config: TrainConfig) -> int:
+    """Optimiser steps of all stages."""
+    each = {
+        "warmup": config.warmup.steps,
+        "improve": config.improve.steps * config.improve.rounds,
+        "rl": config.rl.steps,
+    }
+    return sum(each[stage] for stage in config.run.stages)
+
+
 class Screen:
     """Shows a run on a console."""
 
@@ -27,7 +37,7 @@ class Screen:
             TextColumn("{task.description}", markup=False),
             console=self._console, disable=not self._console.is_terminal,
         )  # fmt: skip
-        total = config.grpo.steps
+        total = steps(config)
         self._task = self._bar.add_task("starting", total=total, name=config.run.name)
 
     def note(self, text: str) -> None:

@@ -6,6 +6,9 @@ What TRL does and does not say (measured; the tests of this module fail when it 
 - It sees nothing of a row but its prompt, so the prompt names the scenario and the user's seed.
 - `env_mask` marks the policy's tokens; other keys reach reward functions, a list item per row.
 - A reward of None leaves a row out of its group's mean and gives it an advantage of 0.
+- The rows it is given are changed in place, so that what the rollouts brought can be read there.
+- Advantages may be of shape (rows, tokens); any tensor beside them is shuffled and split with them.
+- A group has two samples or more, so that a prompt may name several dialogues, one for each.
 - Old log-probabilities are those of the weights that are trained, so that `logprobs` stays None.
 """
 
@@ -13,16 +16,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
-from heartloop.config import TrainConfig
+from heartloop.config import SftSettings, TrainConfig
 from heartloop.env.play import Task
+from heartloop.policy.train import credit
+from heartloop.policy.train.metrics import tied_rows
 from heartloop.policy.train.rollout import Rollout
+from heartloop.policy.train.session import Session
 from heartloop.types import Scenario
 
 PlayBatch = Callable[[Sequence[Task], int], Sequence[Rollout]]
@@ -30,29 +37,34 @@ PlayBatch = Callable[[Sequence[Task], int], Sequence[Rollout]]
 
 _BY_TOKEN = (
     "completion_ids", "completion_mask", "tool_mask", "old_per_token_logps",
-    "ref_per_token_logps", "sampling_per_token_logps",
+    "ref_per_token_logps", "sampling_per_token_logps", "returns", "old_values",
 )  # fmt: skip
 
 
-def encode(scenario: int, seed: int) -> str:
-    """A prompt that names a scenario by index, and the seed of the user who plays it."""
-    return json.dumps([scenario, seed])
+def encode(dialogues: Sequence[tuple[int, int]]) -> str:
+    """A prompt that names dialogues: a scenario by index, and the seed of the user who plays it."""
+    return json.dumps(dialogues)
 
 
 def decode(prompts: Sequence[str], scenarios: Sequence[Scenario]) -> list[Task]:
-    """The tasks of a batch: the same prompt again is another sample of the same dialogue."""
+    """The tasks of a batch: the same prompt again is its next dialogue, or another sample."""
     seen: dict[str, int] = {}
     tasks = []
     for prompt in prompts:
-        index, seed = json.loads(prompt)
-        sample = seen.get(prompt, 0)
-        seen[prompt] = sample + 1
+        dialogues = json.loads(prompt)
+        sample, place = divmod(seen.get(prompt, 0), len(dialogues))
+        seen[prompt] = seen.get(prompt, 0) + 1
+        index, seed = dialogues[place]
         tasks.append(Task(scenarios[index], seed, sample))
     return tasks
 
 
-def as_output(rollouts: Sequence[Rollout], end: int) -> dict[str, Any]:
+def as_output(
+    rollouts: Sequence[Rollout], end: int, left_out: AbstractSet[int] = frozenset()
+) -> dict[str, Any]:
     """Rollouts as `rollout_func` returns them; one without a reward is masked throughout.
+
+    So are those whose number is in `left_out`.
 
     TRL reads the last token of every row, so that a dialogue which never began gets an `end`.
     """
@@ -61,7 +73,8 @@ def as_output(rollouts: Sequence[Rollout], end: int) -> dict[str, Any]:
         "completion_ids": [list(r.completion_ids) or [end] for r in rollouts],
         "logprobs": None,
         "env_mask": [
-            [0] * max(1, len(r.mask)) if r.reward is None else list(r.mask) for r in rollouts
+            [0] * max(1, len(r.mask)) if r.reward is None or at in left_out else list(r.mask)
+            for at, r in enumerate(rollouts)
         ],
         "env_reward": [r.reward for r in rollouts],
         "turn_rewards": [list(r.turn_rewards) for r in rollouts],
@@ -81,7 +94,8 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
 
     def __init__(
         self, model: Any, tokenizer: Any, args: GRPOConfig, prompts: Sequence[str],
-        scenarios: Sequence[Scenario], play: PlayBatch, offset: int = 0, **parts: Any,
+        scenarios: Sequence[Scenario], play: PlayBatch, config: TrainConfig, offset: int = 0,
+        **parts: Any,
     ) -> None:  # fmt: skip
         """Train `model` on the dialogues that `prompts` name, in their order.
 
@@ -90,6 +104,7 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
         from datasets import Dataset
 
         self._scenarios, self._play, self._offset = scenarios, play, offset
+        self._config = config
         self._sampled: Tensor | None = None
         rows = Dataset.from_dict({"prompt": list(prompts)})
         super().__init__(
@@ -108,7 +123,34 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
             self.model.train(training)
         # TRL now shuffles the rows; from here on the same step does so in the same way.
         torch.manual_seed(self.args.seed * 1_000_003 + step)
-        return as_output(rollouts, self.eos_token_ids[0])
+        left_out = tied_rows(rollouts) if self._config.rl.skip_tied else frozenset()
+        return as_output(rollouts, self.eos_token_ids[0], left_out)
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """A batch as the loss takes it; with turn credit, an advantage for each token."""
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        if self._config.reward.credit != "terminal":
+            output["advantages"] = self._by_turn(inputs, output["completion_ids"])
+        return output
+
+    def _by_turn(self, rows: Sequence[dict[str, Any]], like: Tensor) -> Tensor:
+        """Advantages against the group, by turn; a group may lie on several processes."""
+        from accelerate.utils import gather_object
+
+        own = [(row["env_reward"], row["turn_rewards"]) for row in rows]
+        everyone: list[credit.Turns] = gather_object(own)
+        rewards, size = [reward for reward, _ in everyone], self.num_generations
+        batch = credit.spread(rewards)
+        found: list[list[float]] = []
+        for at in range(0, len(everyone), size):
+            group = everyone[at : at + size]
+            widths = {"group": credit.spread(rewards[at : at + size]), "batch": batch, "none": 1.0}
+            width = widths[self._config.rl.scale_rewards]
+            found += credit.turn_advantages(group, self._config.reward.credit == "centred", width)
+        start = self.accelerator.process_index * len(own)
+        return credit.over_tokens(
+            found[start : start + len(own)], [row["turn_ends"] for row in rows], like
+        )
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The loss, without the columns that are padding in every row of this micro-batch."""
@@ -128,7 +170,8 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
         TRL projects every position onto the vocabulary when it runs on a processor, of which the
         loss needs about half.
         """
-        if self._sampled is None:
+        if self._sampled is None or self.accelerator.num_processes > 1:
+            # Several processes share their gradients only when the model itself is called.
             found: tuple[Tensor, Tensor | None, Tensor | None] = (
                 super()._get_per_token_logps_and_entropies(
                     model, input_ids, attention_mask, logits_to_keep, *args,
@@ -137,12 +180,17 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
             )  # fmt: skip
             return found
         with self.accelerator.autocast():
-            states = model.base_model(
+            states = trunk(model)(
                 input_ids=input_ids, attention_mask=attention_mask, use_cache=False
             ).last_hidden_state[:, -logits_to_keep - 1 : -1][self._sampled]
             logits = model.get_output_embeddings()(states).float() / self.temperature
         chosen = input_ids[:, -logits_to_keep:][self._sampled]
         return *scatter(logits, chosen, self._sampled), None
+
+
+def trunk(model: Any) -> Any:
+    """The network below the output layer, adapters included."""
+    return (model.get_base_model() if hasattr(model, "peft_config") else model).base_model
 
 
 def scatter(logits: Tensor, chosen: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,6 +215,8 @@ def trimmed(inputs: dict[str, Any]) -> dict[str, Any]:
     width = inputs["completion_mask"].shape[1] - _first_used(inputs["completion_mask"].flip(1))
     cut = {key: inputs[key][:, first:] for key in ("prompt_ids", "prompt_mask")}
     cut |= {key: inputs[key][:, :width] for key in _BY_TOKEN if key in inputs}
+    if inputs["advantages"].dim() == 2:
+        cut["advantages"] = inputs["advantages"][:, :width]
     return inputs | cut
 
 
@@ -200,31 +250,72 @@ def watcher(learnt: Callable[[int, dict[str, Any]], None]) -> TrainerCallback:
 
 def arguments(config: TrainConfig, folder: str, steps: int) -> GRPOConfig:
     """TRL's settings for a run of so many optimiser steps; it writes nothing itself."""
-    grpo, total = config.grpo, config.grpo.prompts_per_step * config.grpo.group
+    rl, total = config.rl, config.rl.prompts_per_step * config.rl.group
+    ranks = _processes()
+    micro = max(1, rl.micro_batch // ranks)
     return GRPOConfig(
-        output_dir=folder,
-        seed=config.run.seed,
-        max_steps=steps,
-        per_device_train_batch_size=grpo.micro_batch,
-        gradient_accumulation_steps=total // grpo.micro_batch,
-        num_generations=grpo.group,
-        num_iterations=grpo.iterations,
+        **common(config, folder, steps),
+        per_device_train_batch_size=micro,
+        gradient_accumulation_steps=total // rl.minibatches // (micro * ranks),
+        steps_per_generation=total // (micro * ranks),
+        num_generations=max(2, rl.group),
+        num_iterations=rl.iterations,
         max_completion_length=config.policy.max_new_tokens,
         temperature=config.policy.temperature,
-        learning_rate=grpo.learning_rate,
-        max_grad_norm=grpo.max_grad_norm,
-        epsilon=grpo.epsilon,
-        beta=grpo.beta,
-        entropy_coef=grpo.entropy,
-        loss_type=grpo.loss_type,
-        scale_rewards=grpo.scale_rewards,
-        bf16=grpo.bf16,
-        use_cpu=not torch.cuda.is_available(),
+        learning_rate=rl.learning_rate,
+        max_grad_norm=rl.max_grad_norm,
+        epsilon=rl.epsilon,
+        beta=rl.beta,
+        entropy_coef=rl.entropy,
+        loss_type="bnpo" if rl.algorithm == "ppo" else rl.loss_type,
+        scale_rewards=rl.scale_rewards,
         shuffle_dataset=False,
-        gradient_checkpointing=False,
-        dataloader_pin_memory=False,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
     )
+
+
+def common(config: TrainConfig, folder: str, steps: int) -> dict[str, Any]:
+    """Settings of every trainer of TRL, whatever it trains on."""
+    return {
+        "output_dir": folder,
+        "run_name": config.run.name,
+        "seed": config.run.seed,
+        "max_steps": steps,
+        "bf16": config.rl.bf16,
+        "use_cpu": not torch.cuda.is_available(),
+        "gradient_checkpointing": config.policy.gradient_checkpointing,
+        "dataloader_pin_memory": False,
+        "logging_steps": 1,
+        "report_to": list(config.run.report_to) or "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
+
+
+def _processes() -> int:
+    """How many processes train together."""
+    import torch.distributed as group
+
+    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
+
+
+def supervised(
+    session: Session, sft: SftSettings, rows: Sequence[dict[str, list[int]]], steps: int,
+    optimiser: Any, rate: Any, learnt: Callable[[int, dict[str, Any]], None],
+) -> SFTTrainer:  # fmt: skip
+    """A trainer for so many steps over rows of `input_ids` and `labels`, in their order."""
+    from datasets import Dataset
+
+    args = SFTConfig(
+        **common(session.config, str(session.out), steps),
+        per_device_train_batch_size=sft.micro_batch,
+        gradient_accumulation_steps=sft.dialogues // sft.micro_batch,
+        learning_rate=sft.learning_rate,
+        max_length=None,
+        train_sampling_strategy="sequential",
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    return SFTTrainer(
+        model=session.speaker.model, args=args, processing_class=session.speaker.tokenizer,
+        train_dataset=Dataset.from_list(list(rows)), callbacks=[watcher(learnt)],
+        optimizers=(optimiser, rate),
+    )  # fmt: skip

@@ -35,7 +35,7 @@ def put(path, episodes):
 def run(tmp_path):
     folder = tmp_path / "run"
     folder.mkdir()
-    config = {"run": {"seed": 3, "name": NASTY}, "grpo": {"prompts_per_step": 1, "group": 2}}
+    config = {"run": {"seed": 3, "name": NASTY}, "rl": {"prompts_per_step": 1, "group": 2}}
     (folder / "config.json").write_text(json.dumps(config))
     rows = [{"step": n, "loss": n / 7, "note": NASTY, "kl": None} for n in (1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))

@@ -2,7 +2,11 @@
 
 import io
 import json
+import signal
+import subprocess
+import sys
 from functools import partial
+from statistics import fmean
 
 import pytest
 from rich.console import Console
@@ -21,7 +25,7 @@ def recipe(folder, out, **changes):
         "run": {"out": str(out)},
         "policy": {"spec": str(folder), "max_new_tokens": 8},
         "world": {"actors": 0},
-        "grpo": {"steps": 2, "prompts_per_step": 2, "group": 3, "micro_batch": 6},
+        "rl": {"steps": 2, "prompts_per_step": 2, "group": 3, "micro_batch": 6},
         "eval": {"number": 3, "batch": 2},
     }
     return settings.settings(tables, [f"{key}={value}" for key, value in changes.items()])
@@ -69,7 +73,7 @@ def test_the_number_of_actors_changes_no_episode(folder, tmp_path):
 
 
 def test_a_finished_run_is_refused_and_resuming_it_changes_nothing(folder, tmp_path):
-    config = recipe(folder, tmp_path / "run", **{"grpo.steps": 1})
+    config = recipe(folder, tmp_path / "run", **{"rl.steps": 1})
     run(config)
     names = ("episodes.jsonl", "eval-after.jsonl", "metrics.jsonl")
     before = [(config.run.out / name).read_bytes() for name in names]
@@ -85,8 +89,8 @@ def test_a_run_is_resumed_with_its_own_settings_only(folder, tmp_path):
         claim(config, resume=True)
     claim(config, resume=False)
     claim(recipe(folder, tmp_path / "run", **{"world.actors": 3}), resume=True)
-    other = recipe(folder, tmp_path / "run", **{"grpo.learning_rate": 1})
-    with pytest.raises(ConfigError, match=r"begun with grpo\.learning_rate = 0\.0003, got 1\.0"):
+    other = recipe(folder, tmp_path / "run", **{"rl.learning_rate": 1})
+    with pytest.raises(ConfigError, match=r"begun with rl\.learning_rate = 0\.0003, got 1\.0"):
         claim(other, resume=True)
 
 
@@ -125,9 +129,111 @@ def test_a_run_that_failed_names_no_result(folder, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("disk on fire")
 
-    monkeypatch.setattr("heartloop.policy.train.grpo.train_grpo", fail)
+    monkeypatch.setattr("heartloop.policy.train.rl.train_rl", fail)
     config = recipe(folder, tmp_path / "run")
     with pytest.raises(OSError, match="disk on fire"):
         run(config)
     assert not (config.run.out / "report.html").exists()
-    assert json.loads((config.run.out / "config.json").read_text())["grpo"]["steps"] == 2
+    assert json.loads((config.run.out / "config.json").read_text())["rl"]["steps"] == 2
+
+
+STAGES = {
+    "run.stages": ["warmup", "improve", "rl"], "run.save_every": 1, "warmup.steps": 2,
+    "warmup.people": 4, "warmup.least": 0.0, "warmup.dialogues": 2, "warmup.micro_batch": 2,
+    "improve.steps": 1, "improve.rounds": 2, "improve.people": 2, "improve.samples": 2,
+    "improve.least": 0.0, "improve.dialogues": 2, "improve.micro_batch": 1,
+    "rl.algorithm": "ppo", "reward.credit": "turn",
+}  # fmt: skip
+
+
+def timeless(out):
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").open()]
+    return [{k: v for k, v in row.items() if not k.startswith("seconds")} for row in rows]
+
+
+def test_the_stages_of_one_file_follow_each_other(folder, tmp_path):
+    config = recipe(folder, tmp_path / "run", **{k: json.dumps(v) for k, v in STAGES.items()})
+    out = run(config)[0].folder
+    rows = timeless(out)
+    assert [row["stage"] for row in rows] == ["warmup"] * 2 + ["improve"] * 2 + ["rl"] * 2
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    made = {p.name for p in out.glob("*.jsonl")}
+    assert made == {
+        "episodes.jsonl", "metrics.jsonl", "warmup-1.jsonl", "improve-2-1.jsonl",
+        "improve-2-2.jsonl", "eval-before.jsonl", "eval-stage-1.jsonl", "eval-stage-2.jsonl",
+        "eval-after.jsonl",
+    }  # fmt: skip
+    assert {p.name for p in out.glob("checkpoint-*")} == {"checkpoint-6"}
+    assert {e.policy for _, e in read(out / "improve-2-2.jsonl")} == {"seedling@3"}
+    assert {e.policy for _, e in read(out / "eval-after.jsonl")} == {"seedling@6"}
+
+
+def test_a_run_killed_anywhere_goes_on_as_if_nothing_had_happened(folder, tmp_path):
+    pairs = {k: json.dumps(v) for k, v in STAGES.items()}
+    whole = recipe(folder, tmp_path / "whole", **pairs)
+    run(whole)
+    for step in (1, 2, 4, 5):
+        config = recipe(folder, tmp_path / f"broken-{step}", **pairs)
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED, config.model_dump_json(), str(step)], check=False
+        )
+        assert ended.returncode == -signal.SIGKILL
+        run(config, resume=True)
+        assert timeless(config.run.out) == timeless(whole.run.out)
+        for name in ("episodes", "eval-before", "eval-stage-1", "eval-after", "improve-2-1"):
+            name = f"{name}.jsonl"
+            assert (config.run.out / name).read_bytes() == (whole.run.out / name).read_bytes()
+        ended_at = [c.run.out / "checkpoint-6" for c in (whole, config)]
+        for name in ("model", "optimizer", "critic", "critic_optimizer"):
+            first, second = ((f / f"{name}.safetensors").read_bytes() for f in ended_at)
+            assert first == second, name
+
+
+KILLED = """
+import json, os, signal, sys
+from heartloop import config
+from heartloop.policy.train import run, session
+wrote = session.Session.learnt
+def learnt(self, *rest):
+    wrote(self, *rest)
+    if self.state.total == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+session.Session.learnt = learnt
+run.train(config.settings(json.loads(sys.argv[1])))
+"""
+
+
+def test_the_best_and_the_last_checkpoints_are_kept(folder, tmp_path):
+    config = recipe(
+        folder, tmp_path / "run", **{"rl.steps": 4, "eval.every": 1, "run.keep": 2}
+    )  # fmt: skip
+    out = run(config)[0].folder
+    means = {
+        step: fmean(e.final for _, e in read(out / f"eval-{step}.jsonl")) for step in (1, 2, 3, 4)
+    }
+    best = max(means, key=lambda step: (means[step], -step))
+    kept = {p.name for p in out.glob("checkpoint-*")}
+    assert kept == {f"checkpoint-{step}" for step in (3, 4, best)}
+    state = json.loads((out / "checkpoint-4" / "state.json").read_text())
+    assert state["best"] == f"checkpoint-{best}"
+
+
+def test_a_curriculum_plays_short_dialogues_first(folder, tmp_path):
+    config = recipe(folder, tmp_path / "run", **{"rl.curriculum": 2})
+    out = run(config)[0].folder
+    turns = [len(e.turns) for _, e in read(out / "episodes.jsonl")]
+    assert set(turns[:6]) == {1}
+    assert max(turns[6:]) == 4
+
+
+def test_adapters_are_trained_saved_and_resumed(folder, tmp_path):
+    pytest.importorskip("peft")
+    small = {"policy.lora": 4, "run.save_every": 1, "policy.gradient_checkpointing": True}
+    config = recipe(folder, tmp_path / "run", **small)
+    out = run(config)[0].folder
+    saved = {p.name for p in (out / "checkpoint-2").iterdir()}
+    assert "adapter_model.safetensors" in saved
+    assert "model.safetensors" not in saved
+    (out / "eval-after.jsonl").unlink()
+    run(config, resume=True)
+    assert make_policy(str(out)).name == str(out)

@@ -19,7 +19,7 @@ SCENARIOS = pack("train")[:4]
 CONFIG = settings.settings(
     {
         "policy": {"max_new_tokens": 8},
-        "grpo": {"steps": 1, "prompts_per_step": 2, "group": 3, "micro_batch": 6},
+        "rl": {"steps": 1, "prompts_per_step": 2, "group": 3, "micro_batch": 6},
     }
 )
 
@@ -37,10 +37,10 @@ class Stage:
             self.rollouts = driver.play(tasks, f"tiny@{step}")
             return self.rollouts
 
-        prompts = [trl_adapter.encode(i, 100 + i) for i in range(2)]
+        prompts = [trl_adapter.encode([(i, 100 + i)]) for i in range(2)]
         self.trainer = trl_adapter.DialogueTrainer(
             speaker.model, speaker.tokenizer, trl_adapter.arguments(CONFIG, str(folder), 1),
-            prompts, scenarios, play,
+            prompts, scenarios, play, CONFIG,
         )  # fmt: skip
         self.prompts = [p for p in prompts for _ in range(3)]
 
@@ -53,7 +53,7 @@ class Stage:
 
 
 def test_a_prompt_names_scenario_seed_and_sample():
-    prompts = [trl_adapter.encode(1, 7)] * 2 + [trl_adapter.encode(0, 7)]
+    prompts = [trl_adapter.encode([(1, 7)])] * 2 + [trl_adapter.encode([(0, 7)])]
     tasks = trl_adapter.decode(prompts, SCENARIOS)
     assert tasks == [Task(SCENARIOS[1], 7, 0), Task(SCENARIOS[1], 7, 1), Task(SCENARIOS[0], 7, 0)]
 

@@ -1,0 +1,137 @@
+"""A critic learns beside the policy, and only from what the policy said."""
+
+import math
+
+import pytest
+import torch
+
+from heartloop import config as settings
+from heartloop.env.play import LocalWorld
+from heartloop.policy.train import ppo, rl, trl_adapter
+from heartloop.policy.train.rollout import Driver
+from heartloop.rewards import reward
+from tests.policy.train.test_rl import Speller, recipe, train
+from tests.policy.train.test_trl_adapter import EMBEDDED, SCENARIOS
+
+CONFIG = settings.settings(
+    {
+        "policy": {"max_new_tokens": 8},
+        "reward": {"credit": "turn"},
+        "rl": {"algorithm": "ppo", "steps": 1, "prompts_per_step": 6, "group": 1, "micro_batch": 3},
+        "ppo": {"warmup_steps": 0},
+    }
+)
+
+
+class Stage:
+    """A trainer, the rollouts that it played, and its batch."""
+
+    def __init__(self, speaker, folder, make=EMBEDDED):
+        driver = Driver(LocalWorld(make), speaker, reward("final"), 8, 1.0)
+        self.rollouts = []
+
+        def play(tasks, step):
+            self.rollouts = driver.play(tasks, f"tiny@{step}")
+            return self.rollouts
+
+        self.learner = ppo.CriticLearner(ppo.Critic.like(speaker.model), CONFIG)
+        self.prompts = rl.prompts(CONFIG, len(SCENARIOS))
+        self.trainer = ppo.PpoTrainer(
+            speaker.model, speaker.tokenizer, trl_adapter.arguments(CONFIG, str(folder), 1),
+            self.prompts, SCENARIOS, play, CONFIG, learner=self.learner,
+        )  # fmt: skip
+        self.trainer.model.train()
+        self.trainer.current_gradient_accumulation_steps = 1
+        rows = [{"prompt": p} for p in self.prompts for _ in range(2)]
+        self.inputs = self.trainer._generate_and_score_completions(rows)
+        self.mask = (self.inputs["completion_mask"] * self.inputs["tool_mask"]).bool()
+
+
+def test_without_groups_every_dialogue_is_another(speaker, tmp_path):
+    stage = Stage(speaker, tmp_path)
+    played = [(r.episode.scenario.id, r.episode.seed) for r in stage.rollouts]
+    assert len(set(played)) == len(played) == 6
+    assert len(stage.prompts) == 3
+
+
+def test_every_token_of_the_policy_has_an_advantage_and_a_return(speaker, tmp_path):
+    stage = Stage(speaker, tmp_path)
+    shape = stage.inputs["completion_ids"].shape
+    for key in ("advantages", "returns", "old_values"):
+        assert stage.inputs[key].shape == shape
+        assert not stage.inputs[key][~stage.mask].any()
+    own = stage.inputs["advantages"][stage.mask]
+    assert float(own.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(own.pow(2).mean()) == pytest.approx(1, abs=1e-3)
+
+
+def test_before_it_learns_the_critic_says_nothing_and_returns_are_the_reward(speaker, tmp_path):
+    stage = Stage(speaker, tmp_path)
+    assert not stage.inputs["old_values"].any()
+    firsts = [int(row.nonzero()[0]) for row in stage.mask]
+    for number, (rollout, first) in enumerate(zip(stage.rollouts, firsts, strict=True)):
+        decay = 0.95 ** (rollout.sampled - 1)
+        assert 0 < decay * rollout.reward < 1
+        last = int(stage.mask[number].nonzero()[-1])
+        earned = rollout.reward - sum(rollout.turn_rewards[:-1])
+        assert float(stage.inputs["returns"][number, last]) == pytest.approx(earned, abs=1e-5)
+        assert math.isfinite(float(stage.inputs["returns"][number, first]))
+
+
+def test_the_users_tokens_move_neither_policy_nor_critic(speaker, tmp_path):
+    stage = Stage(speaker, tmp_path)
+
+    def gradients(inputs):
+        stage.trainer.accelerator.gradient_state._set_sync_gradients(False)
+        for model in (stage.trainer.model, stage.learner.critic):
+            model.zero_grad()
+        stage.trainer._compute_loss(stage.trainer.model, inputs).backward()
+        both = (*stage.trainer.model.parameters(), *stage.learner.critic.parameters())
+        return [p.grad.clone() for p in both if p.grad is not None]
+
+    inputs = {k: v for k, v in stage.inputs.items() if v is not None}
+    noisy = dict(inputs)
+    for key in ("advantages", "returns", "old_values"):
+        noisy[key] = torch.where(stage.mask, inputs[key], torch.full_like(inputs[key], 50.0))
+    pairs = zip(gradients(inputs), gradients(noisy), strict=True)
+    assert all(torch.allclose(a, b, atol=1e-7) for a, b in pairs)
+
+
+def test_a_batch_of_equal_returns_is_not_blown_up(speaker, tmp_path):
+    stage = Stage(speaker, tmp_path)
+    tiny = torch.where(stage.mask, 0.3 + 1e-6 * torch.randn(stage.mask.shape), 0.0)
+    assert float(stage.trainer._whitened(tiny, stage.mask).abs().max()) < 1e-3
+    assert math.isnan(stage.trainer._explained(tiny, tiny, stage.mask))
+
+
+def test_the_critic_and_its_optimiser_come_back_from_a_checkpoint(speaker, tmp_path):
+    stage = Stage(speaker, tmp_path)
+    stage.trainer.accelerator.gradient_state._set_sync_gradients(True)
+    stage.trainer._teach(stage.inputs)
+    stage.learner.save(tmp_path)
+    other = ppo.CriticLearner(ppo.Critic.like(speaker.model), CONFIG, done=1)
+    other.load(tmp_path)
+    pairs = zip(stage.learner.critic.parameters(), other.critic.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert other.critic.head.weight.any(), "it had learnt something"
+    moments = [list(x.optimiser.state_dict()["state"].values()) for x in (stage.learner, other)]
+    assert torch.equal(moments[0][0]["exp_avg"], moments[1][0]["exp_avg"])
+
+
+def test_the_critics_network_is_no_part_of_the_policy(speaker, tmp_path):
+    names = set(speaker.model.state_dict())
+    stage = Stage(speaker, tmp_path)
+    assert set(stage.trainer.model.state_dict()) == names
+    shared = {p.data_ptr() for p in speaker.model.parameters()}
+    assert not shared & {p.data_ptr() for p in stage.learner.critic.parameters()}
+
+
+def test_training_with_a_critic_raises_the_reward(speaker, tmp_path):
+    config = recipe(
+        **{"rl.algorithm": "ppo", "rl.steps": 26, "rl.group": 1, "rl.prompts_per_step": 32,
+           "rl.learning_rate": 2e-2, "reward.credit": "turn", "ppo.learning_rate": 1e-2}
+    )  # fmt: skip
+    rows = train(config, speaker, tmp_path, make=Speller)
+    first, last = (sum(r["reward"] for r in part) / 3 for part in (rows[:3], rows[-3:]))
+    assert last > first + 0.2, f"reward {first:.2f} -> {last:.2f}"
+    assert all("explained_variance" in row and row["value_loss"] >= 0 for row in rows)
