@@ -17,7 +17,11 @@ _SENTENCE = re.compile(r"[.!?\u2026\n\u3002\uff01\uff1f]+")
 _COMMA = re.compile(r"[,;:()\u2013\u2014\uff0c\u3001\uff1b\uff1a]| - ")
 _BREAK = re.compile(r"[,~]| (?:but|because|so|though|while|and i|yet|then) ")
 _GAPS = {"..": "{0,4}", "...": "{0,9}"}
-_UNLESS = {"soft": ("everyday",), "bare": ("everyday", "grief")}
+_UNLESS = {
+    "indirect": ("trifles",),
+    "soft": ("trifles", "everyday"),
+    "bare": ("trifles", "everyday", "grief"),
+}
 _WRITER = frozenset("i me my myself mine kms".split())
 _OTHERS = frozenset("he she they you him her them his their your".split())
 _NEGATIONS = "(?!(?:not|never|no|nor) )"
@@ -137,11 +141,10 @@ def _masked(sentence: _Sentence) -> _Sentence | None:
 def _threatens(sentence: _Sentence, level: Level) -> bool:
     if _speaks_of_others(sentence):
         return False
-    if any(not _denied(sentence, start, level) for start in _found(sentence, level)):
-        return True
-    return level is Level.INDIRECT and any(
+    tables = _UNLESS if level is Level.INDIRECT else {"explicit": ()}
+    return any(
         not _denied(sentence, start, level)
-        for table, topics in _UNLESS.items()
+        for table, topics in tables.items()
         if not any(_topic(sentence.script, topic).search(sentence.text) for topic in topics)
         for start in _found(sentence, table)
     )
@@ -164,7 +167,9 @@ def _denied(sentence: _Sentence, start: int, level: Level) -> bool:
     before = _BREAK.split(sentence.text[:start])[-1]
     if _denial(sentence.script).search(before):
         return True
-    return level is Level.EXPLICIT and bool(_others(sentence.script).search(before))
+    after = _BREAK.split(sentence.text[start:])[0].split()
+    told_of_others = level is Level.EXPLICIT and _others(sentence.script).search(before)
+    return bool(told_of_others) and _WRITER.isdisjoint(after)
 
 
 @cache
