@@ -12,6 +12,8 @@ from heartloop.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+
 
 def one_line(overrides=(), tables=None) -> str:
     with pytest.raises(ConfigError) as caught:
@@ -104,3 +106,19 @@ def test_settings_survive_being_written_and_read(name, rate, think):
         path = Path(folder) / "config.json"
         path.write_text(made.model_dump_json(), "utf-8")
         assert config.load(path) == made
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_that_is_shipped_is_valid(path):
+    found = config.load(path)
+    assert found.run.out.name == path.stem
+    if found.policy.system:
+        assert (CONFIGS.parent / found.policy.system).read_text().strip()
+
+
+def test_both_arms_of_the_published_recipe_take_the_same_steps():
+    thinks = ["policy.think=true", "policy.system=configs/rlver-think.txt"]
+    for name in ("rlver-ppo", "rlver-grpo"):
+        plain, thinking = (config.load(CONFIGS / f"{name}.toml", over) for over in ([], thinks))
+        assert plain.rl == thinking.rl
+        assert plain.rl.minibatches * plain.rl.iterations == 1
