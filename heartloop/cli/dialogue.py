@@ -58,18 +58,25 @@ def chat(
     run: Annotated[Path | None, typer.Option(help="Run directory or episodes to replay.")] = None,
     number: Annotated[int | None, typer.Option(help="Stored session, or episode.")] = None,
     seed: Seed = 0,
-    data_dir: Annotated[Path | None, typer.Option(help="Where sessions are kept.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Keep sessions there instead.")] = None,
+    data_dir: Annotated[
+        bool, typer.Option("--data-dir", help="Say where sessions are kept, and end.")
+    ] = False,
 ) -> None:
     """Talk to a policy, help a simulated user, or watch, in the terminal."""
+    from heartloop.chat import store
     from heartloop.chat.client import chat
     from heartloop.chat.entries import Mode
     from heartloop.errors import unknown
 
+    if data_dir:
+        typer.echo(folder or store.data_dir())
+        return
     if mode not in set(Mode):
         raise unknown("mode", mode, Mode)
     chat(
         policy, Mode(mode), against=against, user=user, preset=preset, source=source,
-        scenario=scenario, run=run, number=number, seed=seed, folder=data_dir,
+        scenario=scenario, run=run, number=number, seed=seed, folder=folder,
     )  # fmt: skip
 
 

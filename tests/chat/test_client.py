@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from heartloop import cli
 from heartloop.chat.client import chat
 from heartloop.chat.entries import Mode
-from heartloop.chat.store import Store
+from heartloop.chat.store import Store, data_dir
 from heartloop.errors import InvalidInput, UnknownName
 from tests.paths import ROOT
 
@@ -120,6 +121,15 @@ def test_a_client_killed_in_mid_reply_reopens_with_what_was_on_the_screen(tmp_pa
     again.until("Tell me everything")
     again.until("word word")
     assert again.end() == 0
+
+
+def test_the_command_says_where_sessions_are_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert cli.main(["chat", "--data-dir"]) == 0
+    assert capsys.readouterr().out == f"{data_dir()}\n"
+    assert cli.main(["chat", "--folder", str(tmp_path / "mine"), "--data-dir"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'mine'}\n"
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

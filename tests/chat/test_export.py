@@ -7,6 +7,7 @@ from heartloop.chat.export import export, quote
 from heartloop.env.record import read
 from heartloop.env.verify import check
 from heartloop.errors import InvalidInput, OutputRefused, UnknownName
+from heartloop.policy.base import SEEDLING
 from heartloop.simusers.scenario import pack
 from tests.chat.parts import go_on, session, talk
 from tests.fakes import ToyPolicy
@@ -29,6 +30,19 @@ def test_a_talk_becomes_a_line_of_messages(tmp_path):
     row = json.loads(export(one, "jsonl", tmp_path / "t.jsonl").read_text("utf-8"))
     assert [m["role"] for m in row["messages"]] == ["user", "assistant"] * 2
     assert row["messages"][2]["content"] == "再见"
+
+
+def test_a_talk_is_chat_data_that_a_trainer_of_chat_models_takes(tmp_path):
+    data = pytest.importorskip("trl.data_utils", reason="needs the train extra")
+    transformers = pytest.importorskip("transformers")
+    draws = ToyPolicy(lambda prompt: f"draw {prompt.seed}")
+    one = talk(session("talk", "p", players={"p": draws}), "I lost my keys", "And my way")
+    row = json.loads(export(one, "jsonl", tmp_path / "t.jsonl").read_text("utf-8"))
+    assert data.is_conversational(row)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(SEEDLING)
+    text = data.apply_chat_template(row, tokenizer)["text"]
+    places = [text.index(entry.text) for entry in one.path]
+    assert places == sorted(places)
 
 
 def test_markdown_shows_every_message_with_its_emotion_and_no_control_character(tmp_path):
