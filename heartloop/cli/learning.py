@@ -20,13 +20,21 @@ def train(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Run directory.")] = None,
     resume: Resume = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Check all of it, say what it will take, and end.")
+    ] = False,
 ) -> None:
     """Train a policy against simulated users."""
     from heartloop.config import load
-    from heartloop.policy.train.run import train
+    from heartloop.policy.train.run import dry_run, train
 
     folder = [f"run.out={json.dumps(str(out))}"] if out else []
-    train(load(config, [*(settings or []), *folder]), resume=resume)
+    chosen = load(config, [*(settings or []), *folder])
+    if dry:
+        for name, number in dry_run(chosen).items():
+            print(f"{number:>15,}  {name}")
+    else:
+        train(chosen, resume=resume)
 
 
 @app.command(epilog="Example: heartloop submit configs/seedling.toml --out runs/first")

@@ -24,6 +24,7 @@ from heartloop.policy.evals.evaluate import evaluate
 from heartloop.policy.evals.report import Comparison
 from heartloop.policy.model import LanguageModel
 from heartloop.policy.train import checkpoint, learner
+from heartloop.policy.train.plan import plan
 from heartloop.policy.train.screen import Screen
 from heartloop.policy.train.session import Session
 from heartloop.rewards import reward
@@ -92,12 +93,25 @@ def train(
     return result
 
 
+def dry_run(config: TrainConfig) -> dict[str, int]:
+    """Check everything that a run needs, and say what it will take; nothing is written.
+
+    Raises:
+        ConfigError: a setting does not fit.
+        OutputRefused: the directory is in use.
+    """
+    cast = _Cast(config)
+    _check_free(config.run.out)
+    return plan(config, cast.speaker(None).model, cast.turns, len(cast.sets))
+
+
 class _Cast:
     """Everyone a run needs, found before anything is written."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
         self._rules = dynamics.preset(config.world.preset)
+        self.turns = self._rules.turns
         self.make_user = partial(make_user, config.world.user, self._rules)
         self.make_user()
         self.reward = reward(config.reward.spec)
@@ -159,13 +173,17 @@ def claim(config: TrainConfig, resume: bool) -> Path:
         _check_same(config, out)
         return out
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise OutputRefused(f"{out} exists already: choose another run.out, or resume it")
+        _check_free(out)
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG).write_text(config.model_dump_json(indent=1) + "\n", "utf-8")
     except OSError as error:
         raise OutputRefused(f"cannot write {out}: {error.strerror}") from error
     return out
+
+
+def _check_free(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise OutputRefused(f"{out} exists already: choose another run.out, or resume it")
 
 
 def _check_same(config: TrainConfig, out: Path) -> None:

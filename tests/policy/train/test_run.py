@@ -16,7 +16,7 @@ from heartloop.env.record import read
 from heartloop.errors import ConfigError, InvalidInput, OutputRefused, UnknownName
 from heartloop.policy.base import make_policy
 from heartloop.policy.parallel import RayWorld
-from heartloop.policy.train.run import claim, train
+from heartloop.policy.train.run import claim, dry_run, train
 from heartloop.simusers.registry import make_user
 
 
@@ -216,6 +216,24 @@ def test_the_best_and_the_last_checkpoints_are_kept(folder, tmp_path):
     assert kept == {f"checkpoint-{step}" for step in (3, 4, best)}
     state = json.loads((out / "checkpoint-4" / "state.json").read_text())
     assert state["best"] == f"checkpoint-{best}"
+
+
+def test_a_dry_run_says_what_a_run_will_take_and_writes_nothing(folder, tmp_path):
+    config = recipe(folder, tmp_path / "run", **{"rl.beta": 0.1, "rl.algorithm": "ppo"})
+    found = dry_run(config)
+    assert not config.run.out.exists()
+    out = run(config)[0].folder
+    made = [e for name in ("episodes", "eval-before", "eval-after")
+            for _, e in read(out / f"{name}.jsonl")]  # fmt: skip
+    assert found["dialogues to train on"] + found["dialogues to evaluate on"] == len(made) == 18
+    assert found["replies at most"] == 18 * 8 >= sum(len(e.turns) for e in made)
+    assert found["tokens sampled at most"] == 8 * found["replies at most"]
+    assert found["calls for the users at most"] == 0
+    parameters = sum(p.numel() for p in make_policy(str(folder)).model.model.parameters())
+    # weights, gradients and two moments, twice with the critic, and the reference
+    assert found["bytes without activations"] == 4 * parameters * (4 + 4 + 1)
+    with pytest.raises(OutputRefused, match="exists already"):
+        dry_run(config)
 
 
 def test_a_curriculum_plays_short_dialogues_first(folder, tmp_path):
