@@ -44,16 +44,19 @@ class Risk(NamedTuple):
 class _Rule(NamedTuple):
     """A rule: what it looks for, what else the sentence must hold, words it can not do without."""
 
-    pattern: re.Pattern[str]
-    beside: tuple[re.Pattern[str], ...] = ()
+    wanted: str
+    beside: tuple[str, ...] = ()
     heads: tuple[frozenset[str], ...] = ()
 
     def may_match(self, spoken: frozenset[str]) -> bool:
         return not any(head.isdisjoint(spoken) for head in self.heads)
 
     def find(self, text: str) -> Iterator[re.Match[str]]:
-        if all(pattern.search(text) for pattern in self.beside):
-            yield from self.pattern.finditer(text)
+        if all(_compiled(expression).search(text) for expression in self.beside):
+            yield from _compiled(self.wanted).finditer(text)
+
+    def mask(self, text: str, sign: str) -> str:
+        return _compiled(self.wanted).sub(sign, text)
 
 
 class _Sentence(NamedTuple):
@@ -134,7 +137,7 @@ def _masked(sentence: _Sentence) -> _Sentence | None:
     text = sentence.text
     for rule in _rules(sentence.script, "masked"):
         if rule.may_match(sentence.spoken):
-            text = rule.pattern.sub("~ " if sentence.script == "en" else "~", text)
+            text = rule.mask(text, "~ " if sentence.script == "en" else "~")
     return sentence._replace(text=text)
 
 
@@ -170,6 +173,12 @@ def _denied(sentence: _Sentence, start: int, level: Level) -> bool:
     after = _BREAK.split(sentence.text[start:])[0].split()
     told_of_others = level is Level.EXPLICIT and _others(sentence.script).search(before)
     return bool(told_of_others) and _WRITER.isdisjoint(after)
+
+
+@cache
+def _compiled(expression: str) -> re.Pattern[str]:
+    """An expression, compiled when a sentence first needs it: few sentences need many."""
+    return re.compile(expression)
 
 
 @cache
@@ -220,13 +229,13 @@ def _others(script: str) -> re.Pattern[str]:
 def _chinese_rule(row: str) -> _Rule:
     families = _data()["zh"]["families"]
     filled = re.sub("<([a-z_]+)>", lambda found: families[found[1]], row)
-    first, *beside = map(re.compile, filled.replace("..", "[^,]{0,6}").split(" & "))
+    first, *beside = filled.replace("..", "[^,]{0,6}").split(" & ")
     return _Rule(first, tuple(beside))
 
 
 def _rule(row: str) -> _Rule:
     read = [_sequence(side) for side in row.split(" & ")]
-    first, *beside = (re.compile(rf"(?<!\S){expression}") for expression, _ in read)
+    first, *beside = (rf"(?<!\S){expression}" for expression, _ in read)
     return _Rule(first, tuple(beside), tuple(head for _, heads in read for head in heads))
 
 
