@@ -256,7 +256,7 @@ def _part(part: str) -> tuple[str, frozenset[str]]:
     if part == "~":
         return f"{_choice(_family('fillers'))[0]}{{0,4}}", frozenset()
     if part == "$":
-        return "(?=$|[,~])", frozenset()
+        return "$", frozenset()
     if part.endswith("?"):
         return _part(part[:-1])[0] + "?", frozenset()
     if part.startswith("(") and part.endswith(")"):
