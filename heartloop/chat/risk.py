@@ -23,7 +23,7 @@ _UNLESS = {
     "bare": ("trifles", "everyday", "grief"),
 }
 _WRITER = frozenset("i me my myself mine kms".split())
-_OTHERS = frozenset("he she they you him her them his their your".split())
+_OTHERS = frozenset("he she they him her them us his their".split())
 _NEGATIONS = "(?!(?:not|never|no|nor) )"
 
 
