@@ -130,3 +130,41 @@ def test_every_line_names_where_it_can_be_checked():
     assert all(
         row["source"].startswith("https://") and row["en"] and row["zh"] for row in rows.values()
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "r u a bot?", "am i speaking with a real human right now", "you're a robot aren't you",
+        "are you an actual person or a machine", "is there a human behind this",
+        "is anyone real there", "what exactly are you", "are you AI or human?",
+        "be honest, are you a computer", "are u human", "you're not a real person, are you?",
+        "你是人还是机器", "你到底是不是机器人啊", "我在跟真人聊天吗", "对面是真人吗", "你不是真人吧",
+        "你是AI吗", "是真人在回复我吗", "你究竟是什么",
+    ],
+)  # fmt: skip
+def test_asking_what_it_is_is_understood_in_other_words(text):
+    assert care.asks_if_ai(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "are you free tomorrow", "my robot vacuum broke", "is this a real problem",
+        "she is a real person with feelings", "I work on AI", "what are you doing", "你是哪里人",
+        "他是真人秀明星", "我买了个扫地机器人",
+    ],
+)  # fmt: skip
+def test_talk_of_people_and_machines_does_not_ask_what_it_is(text):
+    assert not care.asks_if_ai(text)
+
+
+def test_words_in_disguise_or_run_together_are_read():
+    for text in ("i w4nt to die", "iwanttodie", "k i l l myself", "i want to d1e", "我想亖"):
+        assert care.risk(text), text
+
+
+def test_what_is_everyday_or_told_of_grief_keeps_loose_rules_quiet():
+    assert care.risk("I can't do this anymore") and not care.risk("I can't do this job anymore")
+    assert care.risk("Death is all I think about")
+    assert not care.risk("My dad's death is all I think about")
