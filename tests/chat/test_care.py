@@ -139,8 +139,8 @@ def test_every_line_names_where_it_can_be_checked():
         "are you an actual person or a machine", "is there a human behind this",
         "is anyone real there", "what exactly are you", "are you AI or human?",
         "be honest, are you a computer", "are u human", "you're not a real person, are you?",
-        "你是人还是机器", "你到底是不是机器人啊", "我在跟真人聊天吗", "对面是真人吗", "你不是真人吧",
-        "你是AI吗", "是真人在回复我吗", "你究竟是什么",
+        "你是人还是机器", "你到底是不是机器人啊", "我在跟真人聊天吗", "对面是真人吗",
+        "你不是真人吧", "你是AI吗", "是真人在回复我吗", "你究竟是什么",
     ],
 )  # fmt: skip
 def test_asking_what_it_is_is_understood_in_other_words(text):
