@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from heartloop.chat.desk import Desk, episodes, settings
 from heartloop.chat.entries import Mode, Setup
 from heartloop.chat.session import Session
 from heartloop.chat.store import Store, data_dir
-from heartloop.errors import extra
+from heartloop.errors import InvalidInput, extra
+from heartloop.policy.base import check_policy
 from heartloop.simusers.scenario import scenarios
 from heartloop.types import Scenario
 
@@ -46,7 +48,7 @@ def chat(
 
     Raises:
         MissingExtra: textual is not installed.
-        InvalidInput: something of the above does not exist.
+        InvalidInput: something of the above does not exist, or there is no terminal.
     """
     try:
         from heartloop.chat.app import ChatApp
@@ -62,7 +64,10 @@ def chat(
     try:
         played = episodes(run) if run else ()
         desk = Desk(Cast(), store, base, people, played, settings(place))
-        ChatApp(desk, _first(desk, mode, scenario, number)).run()
+        first = _first(desk, mode, scenario, number)
+        if not sys.stdin.isatty():
+            raise InvalidInput("the client needs a terminal to be typed in; see heartloop play")
+        ChatApp(desk, first).run()
     finally:
         store.close()
 
@@ -75,4 +80,9 @@ def _first(desk: Desk, mode: Mode, scenario: str, number: int | None) -> Session
     """The session to begin with."""
     if mode is Mode.REPLAY:
         return desk.replay(number or 1)
-    return desk.open(number) if number else desk.begin(mode, scenario)
+    if number:
+        return desk.open(number)
+    first = desk.begin(mode, scenario)
+    for spec in first.setup.policies:
+        check_policy(spec)
+    return first

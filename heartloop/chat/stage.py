@@ -80,7 +80,7 @@ class Stage(App[None]):
     async def use(self, session: Session, at: int | None = None) -> None:
         """Show another session, at the message of that id or at its end."""
         self.session = session
-        self.query_one("#why").display = session.why_shown and session.mode is not Mode.TALK
+        self.query_one("#why").display = session.why_shown and not session.estimated
         self._episode = self._number() if session.mode is Mode.REPLAY else 1
         await self._redraw(at)
         if session.mode in (Mode.HELP, Mode.WATCH) and session.last is None:

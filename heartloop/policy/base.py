@@ -59,6 +59,20 @@ def make_policy(
     return ModelPolicy(model, sampling or Sampling(), name)
 
 
+def check_policy(spec: str) -> None:
+    """See that `make_policy` knows the name or finds the folder; no model is loaded.
+
+    Raises:
+        UnknownName: nothing of that name is known.
+        InvalidInput: the folder holds no model.
+    """
+    head, colon, inner = spec.partition(":")
+    if colon and head.partition("@")[0] in LOOPS:
+        check_policy(inner)
+    elif spec not in scripted.SCRIPTED and not spec.startswith(("openai:", "vllm:")):
+        _place(spec)
+
+
 def _wrapped(head: str, policy: Policy) -> Policy:
     """The loop that is written "LOOP" or "LOOP@N", around a policy."""
     name, at, samples = head.partition("@")

@@ -4,6 +4,7 @@ import struct
 import subprocess
 import sys
 import time
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,7 @@ def test_a_client_killed_in_mid_reply_reopens_with_what_was_on_the_screen(tmp_pa
     terminal = Terminal(
         "from heartloop.chat import client\n"
         "from tests.chat.parts import Streamer, cast\n"
+        "client.check_policy = str\n"
         "client.Cast = lambda: cast(slow=Streamer('word ' * 5000, 0.01))\n"
         f"chat('slow', folder=Path({str(tmp_path)!r}))"
     )
@@ -136,8 +138,16 @@ def test_the_command_says_where_sessions_are_kept(tmp_path, monkeypatch, capsys)
     "fields, reason",
     [({"mode": Mode.REPLAY}, "--run"), ({"number": 7}, "no session 7"),
      ({"mode": Mode.HELP, "scenario": "nobody"}, "no scenario called 'nobody'"),
-     ({"source": "nowhere"}, "cannot read scenarios")],
+     ({"source": "nowhere"}, "cannot read scenarios"),
+     ({"policy": "netural"}, "did you mean 'neutral'"),
+     ({"mode": Mode.COMPARE, "against": "netural"}, "did you mean 'neutral'")],
 )  # fmt: skip
 def test_what_does_not_exist_is_named_before_the_screen_opens(tmp_path, fields, reason):
     with pytest.raises((InvalidInput, UnknownName), match=reason):
-        chat("neutral", folder=tmp_path, **fields)
+        chat(**{"policy": "neutral", "folder": tmp_path, **fields})
+
+
+def test_without_a_terminal_the_client_says_so_and_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", StringIO())
+    with pytest.raises(InvalidInput, match="needs a terminal"):
+        chat("neutral", folder=tmp_path)

@@ -4,7 +4,7 @@ import pytest
 
 from heartloop.errors import InvalidInput, UnknownName
 from heartloop.policy import scripted
-from heartloop.policy.base import Prompt, make_policy, policy_names
+from heartloop.policy.base import Prompt, check_policy, make_policy, policy_names
 from heartloop.policy.loops import LOOPS, Loop
 from heartloop.policy.model import ModelPolicy, Sampling
 from heartloop.types import Message
@@ -61,6 +61,17 @@ def test_samples_that_are_no_number_are_named(samples):
 def test_a_misspelt_loop_is_answered_with_the_nearest():
     with pytest.raises(UnknownName, match="did you mean 'heart:listener'"):
         make_policy("haert:listener")
+
+
+@pytest.mark.parametrize("spec", ["listener", "heart@3:listener", "seedling", "openai:a@http://b"])
+def test_a_known_policy_is_checked_without_being_made(spec):
+    check_policy(spec)
+
+
+@pytest.mark.parametrize("spec", ["orackle", "heart:orackle", "haert:listener"])
+def test_an_unknown_policy_is_named_without_loading_anything(spec):
+    with pytest.raises(UnknownName, match="did you mean"):
+        check_policy(spec)
 
 
 def test_a_loop_in_a_loop_is_refused():
