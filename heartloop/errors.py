@@ -19,6 +19,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_LISTED = 24
+"""Most names that a message lists."""
+
 
 class HeartloopError(Exception):
     """Root of every error heartloop raises on purpose."""
@@ -77,7 +80,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """An `UnknownName` that lists what is known, nearest first."""
     names = sorted(known)
     near = get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names[:_LISTED])}{more}"
     return UnknownName(f"no {kind} called {name!r}; {hint}")
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from heartloop.chat.desk import Desk, Settings, episodes, settings
@@ -5,6 +7,7 @@ from heartloop.chat.entries import Mode, Setup
 from heartloop.chat.store import Store
 from heartloop.env.record import EpisodeWriter
 from heartloop.errors import ConfigError, InvalidInput, UnknownName
+from heartloop.simusers.scenario import pack
 from tests.chat.parts import cast, talk
 from tests.fakes import ToyPolicy, toy_episode, toy_scenario
 
@@ -84,3 +87,9 @@ def test_wrong_settings_are_an_error_of_the_settings(tmp_path):
     (tmp_path / "settings.toml").write_text("them = 1")
     with pytest.raises(ConfigError):
         settings(tmp_path)
+
+
+def test_of_many_scenarios_a_message_lists_some(desk):
+    many = replace(desk, people=pack("test"))
+    with pytest.raises(UnknownName, match=r"known: test-000\S+, .* and 76 more$"):
+        many.begin(Mode.HELP, "nobody")
