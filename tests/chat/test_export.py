@@ -8,6 +8,7 @@ from heartloop.env.record import read
 from heartloop.env.verify import check
 from heartloop.errors import InvalidInput, OutputRefused, UnknownName
 from heartloop.policy.base import SEEDLING
+from heartloop.policy.train import sft
 from heartloop.simusers.scenario import pack
 from tests.chat.parts import go_on, session, talk
 from tests.fakes import ToyPolicy
@@ -23,6 +24,23 @@ def test_a_scored_dialogue_becomes_an_episode_that_verifies(tmp_path):
     assert episode.policy == "you" and episode.score.value == episode.final / 100
     assert not list(check(episode, line))
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_trainer_learns_from_an_exported_dialogue(tmp_path):
+    pytest.importorskip("torch", reason="needs the train extra")
+    from heartloop.policy.model import LanguageModel
+
+    one = go_on(session("help", user="embedded", scenario=PERSON))
+    mine = ("That sounds hard. What happened then?", "I am glad that you told me.")
+    talk(one, *mine)
+    path = export(one, "jsonl", tmp_path / "e.jsonl")
+    (chosen,) = sft.select([episode for _, episode in read(path)], 0.0, 1)
+    speaker = LanguageModel.load(str(SEEDLING))
+    row = sft.tokens(speaker, chosen)
+    learned = [label for label in row["labels"] if label != sft.IGNORED]
+    assert speaker.tokenizer.decode(learned, skip_special_tokens=True).split() == (
+        " ".join(mine).split()
+    )
 
 
 def test_a_talk_becomes_a_line_of_messages(tmp_path):
