@@ -132,7 +132,7 @@ def _synthesise(desk: Desk) -> Asking[Choice]:
 def _betrays(desk: Desk, said: str) -> bool:
     """Whether the new text takes over what a note said."""
     visible = [m.content for m in desk.prompt.history]
-    return any(leaked(cue, said, visible) for cue in desk.cues)
+    return any(leaked(secret, said, visible) for secret in desk.secrets)
 
 
 def _shuffled(desk: Desk) -> list[Attempt]:

@@ -13,7 +13,7 @@ from heartloop.policy.loops.cues import Cue, Valence
 from heartloop.policy.loops.desk import Desk
 from heartloop.types import Message
 
-FAILED = "The answer above was not accepted."
+FAILED = "The last answer was not accepted."
 AGAIN = "Now give a new and complete answer, and nothing about this note."
 _CRITIQUE = (
     "Look at the draft above as its strictest reader. Say in at most three sentences what is wrong "
@@ -95,7 +95,8 @@ class Cued:
         if not desk.attempts:
             return None
         cue = self.cue(desk.prompt.seed, len(desk.attempts))
-        return _noted(cue, _lines(FAILED if desk.judged else "", cue.text, AGAIN))
+        failed = FAILED if desk.judged and desk.usable else ""
+        return _noted(cue, _lines(failed, cue.text, AGAIN))
 
     def cue(self, seed: int, number: int) -> Cue:
         """The cue before attempt `number`: each of its valence once before any comes again."""
@@ -122,7 +123,7 @@ class Critic:
         if draft is None:
             return None
         said = yield from desk.aside("feedback", draft, desk.note(_CRITIQUE))
-        return Note(text=_lines("On the draft above:", said, AGAIN)) if said else Note(text=AGAIN)
+        return _asked("On the draft above:" if said else "", said)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Reflector:
         question = _REFLECT if desk.judged else _UNSURE
         yield from desk.aside("reflection", draft, desk.note(question))
         kept = [a.text for a in desk.asides if a.purpose == "reflection" and a.text][-MEMORY:]
-        return Note(text=_lines("What earlier drafts taught:", *kept, AGAIN))
+        return _asked("What earlier drafts taught:" if kept else "", *kept)
 
 
 @dataclass(frozen=True)
@@ -156,9 +157,7 @@ class Prober:
         missing = yield from desk.aside("missing", draft, desk.note(_MISSING))
         gather = desk.note(_GATHER.format(missing=missing))
         found = yield from desk.aside("gather", draft, gather)
-        return (
-            Note(text=_lines("To take into account:", found, AGAIN)) if found else Note(text=AGAIN)
-        )
+        return _asked("To take into account:" if found else "", found)
 
 
 def _last_draft(desk: Desk) -> Message | None:
@@ -168,7 +167,12 @@ def _last_draft(desk: Desk) -> Message | None:
 
 
 def _noted(cue: Cue, text: str) -> Note:
-    return Note(text=text, cue=cue.text, id=cue.id, emotion=cue.emotion, valence=cue.valence)
+    return Note(text=text, secret=text, id=cue.id, emotion=cue.emotion, valence=cue.valence)
+
+
+def _asked(*parts: str) -> Note:
+    """What the policy found itself may be said again; how it is asked for a new answer may not."""
+    return Note(text=_lines(*parts, AGAIN), secret=AGAIN)
 
 
 def _lines(*parts: str) -> str:

@@ -22,8 +22,8 @@ class Note(Value):
     """What a coach has to say before an attempt."""
 
     text: str
-    cue: str = ""
-    """Text of the cue in it, which no reply may repeat."""
+    secret: str
+    """The part of it that no reply may repeat."""
     id: str = ""
     emotion: str = ""
     valence: str = ""

@@ -33,8 +33,8 @@ class Desk:
     """Whether failed drafts are known to have failed."""
     attempts: list[Attempt] = field(default_factory=list)
     asides: list[Aside] = field(default_factory=list)
-    cues: list[str] = field(default_factory=list)
-    """Texts of the cues given, which nobody but the policy may see."""
+    secrets: list[str] = field(default_factory=list)
+    """Cues and instructions given, which nobody but the policy may see."""
     seconds: float = 0.0
     words: int = 0
 

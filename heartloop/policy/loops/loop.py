@@ -94,8 +94,8 @@ class Loop:
         indices = range(begin, begin + self._width(desk))
         prompts = [self.context.prompt(desk, note, index) for index in indices]
         replies, seconds = yield from desk.draw(prompts)
-        if note and note.cue:
-            desk.cues.append(note.cue)
+        if note:
+            desk.secrets.append(note.secret)
         for index, asked, reply in zip(indices, prompts, replies, strict=True):
             desk.attempts.append(self._made(desk, index, asked, note, reply, seconds))
 
@@ -127,8 +127,7 @@ class Loop:
             update={"reply": reply, "answer": self.extract(reply.text), "words": length(reply)}
         )
         visible = [message.content for message in desk.prompt.history]
-        cues = [*desk.cues, note.cue] if note else desk.cues
-        if words := next(filter(None, (leaked(c, reply.text, visible) for c in cues)), ""):
+        if words := next(filter(None, (leaked(s, reply.text, visible) for s in desk.secrets)), ""):
             return said.model_copy(update={"error": f"the cue leaked into the reply: {words!r}"})
         return self._scored(desk.prompt, said)
 

@@ -9,7 +9,7 @@ import pytest
 from heartloop.errors import EpisodeFailure, InvalidInput, UnknownName
 from heartloop.policy.loops import LOOPS, Budget, make_loop
 from heartloop.policy.loops.base import Trace
-from heartloop.policy.loops.coaches import FAILED
+from heartloop.policy.loops.coaches import AGAIN, FAILED
 from heartloop.policy.loops.cues import bank, stimuli
 from heartloop.policy.loops.judges import Answered
 from heartloop.rewards.answers import verifier
@@ -143,6 +143,21 @@ def test_a_cue_that_is_repeated_rounds_later_is_found_too():
 
     trace = make_loop("heart", Drafter(say), budget=Budget(samples=4)).run(ask())
     assert ["leaked" in a.error for a in trace.attempts] == [False, False, False, True]
+
+
+@pytest.mark.parametrize("name", ["heart", "self-refine", "reflexion", "probe-and-refine"])
+def test_a_reply_that_repeats_how_it_was_asked_is_never_chosen(name):
+    parrot = Drafter(lambda p, n: AGAIN if AGAIN in p.history[-1].content else "A: 1")
+    trace = make_loop(name, parrot, selector="last", budget=Budget(samples=6)).run(ask())
+    assert all("leaked" in a.error for a in trace.attempts[1:])
+    assert trace.reply.text == "A: 1"
+
+
+def test_where_no_answer_was_had_none_is_called_refused():
+    policy = in_turn(EpisodeFailure("lost"), "A: 3", "A: 4")
+    loop = make_loop("heart", policy, judge=ORACLE, budget=Budget(samples=3))
+    found = [a.messages[-1].content for a in loop.run(ask()).attempts]
+    assert [FAILED in text for text in found] == [False, False, True]
 
 
 def test_failed_attempts_stay_in_the_trace():
