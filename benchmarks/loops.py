@@ -35,7 +35,8 @@ def answers(path: Path) -> None:
     vote, oracle = summary(solve(loop, questions)), summary(solve(loop, questions, oracle=True))
     _row("majority of four, ties to the last", vote.accuracy)
     _row("oracle stops the loop (oracle-assisted)", oracle.accuracy)
-    print("\nright among the first k:", *(f"{share:.1f}" for share in vote.any))
+    known = [share for share in vote.any if share is not None]
+    print("\nright among the first k:", *(f"{share:.1f}" for share in known))
     print("resampling of the first alone:", *(f"{share:.1f}" for share in oracle.resampling))
     print(f"consecutive flips: {vote.right_to_wrong} lost, {vote.wrong_to_right} won")
 

@@ -69,7 +69,7 @@ class Check:
 
 
 _MARK = re.compile(
-    r"^\W*(?:####|(?:a|(?:the )?(?:final )?answer)(?: is)?\s*[:=]|the (?:final )?answer is)"
+    r"^\W*(?:####|a\s*:|(?:the )?(?:final )?answer(?: is)?\s*[:=]|the (?:final )?answer is)"
     r"\s*(.+)$",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -163,10 +163,12 @@ def _numbers(text: str) -> list[tuple[Fraction, str]]:
         digits = (match["whole"] or "0").replace(",", "") + (match["part"] or "")
         value = Fraction(digits) * Fraction(10) ** int(match["power"] or 0)
         if match["under"]:
-            value = value / int(match["under"]) if int(match["under"]) else Fraction(0)
+            if not int(match["under"]):
+                continue
+            value /= int(match["under"])
         negative = match["sign"] in ("-", "\u2212") or match["sign2"] == "-"
         unit = (match["rest"] or "").strip().lstrip("\\")
-        found.append((-value if negative else value, unit))
+        found.append((-value if negative else value, _unit(unit)))
     return found
 
 
@@ -176,7 +178,7 @@ def _number(text: str, unit: str = "") -> Fraction | None:
     if not found:
         return None
     value, suffix = found[-1]
-    return value / 100 if suffix == "%" and unit != "%" else value
+    return value / 100 if suffix == "%" != _unit(unit) else value
 
 
 def numeric(question: Question, answer: str) -> Score:
@@ -188,15 +190,30 @@ def numeric(question: Question, answer: str) -> Score:
     if value is None:
         return Score(value=0.0, why=f"no number in {answer!r:.80}")
     suffix = _numbers(answer)[-1][1]
-    if question.unit and suffix and not _same_unit(suffix, question.unit):
+    if question.unit and suffix and suffix != _unit(question.unit):
         return Score(value=0.0, why=f"expected {question.unit!r}, got {suffix!r}")
     slack = Fraction(question.tolerance)
     right = any(abs(value - gold) <= slack for gold in golds if gold is not None)
     return _verdict(right, f"{answer!r:.80} is not {question.answers[0]!r}")
 
 
-def _same_unit(one: str, other: str) -> bool:
-    return one.casefold().rstrip("s") == other.casefold().rstrip("s")
+_UNITS = {
+    word: line.split()[0]
+    for line in (
+        "% percent", "sec s second", "min minute", "hour h hr", "metre m meter", "gram g",
+        "mm millimetre millimeter", "cm centimetre centimeter", "km kilometre kilometer",
+        "kg kilogram", "litre l liter", "\u00b0 degree deg",
+    )
+    for word in line.split()
+}  # fmt: skip
+"""The words for a unit, each with the one that stands for all of them."""
+
+
+def _unit(word: str) -> str:
+    """A unit by one name, in whichever number and spelling it is written."""
+    plain_ = word.casefold()
+    single = plain_ if plain_ in _UNITS else plain_.removesuffix("s")
+    return _UNITS.get(single, single)
 
 
 def maths(question: Question, answer: str) -> Score:

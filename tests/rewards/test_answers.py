@@ -43,6 +43,7 @@ def value(name: str, gold: str | tuple[str, ...], text: str, **fields: object) -
         ("Some lines\nwithout any answer 5", None),
         ("", None),
         ("A dog came by.\nThen it left.", None),
+        ("a = 3\nb = 4\nso both make seven", None),
         (r"\boxed{never closed", r"\boxed{never closed"),
     ],
 )
@@ -76,6 +77,7 @@ def test_every_recorded_gsm8k_flag_is_reproduced():
         ("12", "A: 12 apples", 1),
         ("5", "A: five", 0),
         ("2", "A: x2", 0),
+        ("0", "A: 5/0", 0),
     ],
 )
 def test_numbers_are_compared_by_value(gold, text, right):
@@ -93,12 +95,19 @@ def test_percent_are_a_mere_unit_where_percent_are_asked_for():
     assert value("numeric", "60", "A: 60%", unit="%") == 1
     assert value("numeric", "60", "A: 0.6", unit="%") == 0
     assert value("numeric", "60", "A: 60%") == 0
+    assert value("numeric", "60", "A: 60 percent", unit="%") == 1
+    assert value("numeric", "0.6", "A: 60 percent") == 1
 
 
 def test_a_unit_may_be_left_out_and_must_not_be_another():
     assert value("numeric", "8", "A: 8", unit="min") == 1
     assert value("numeric", "8", "A: 8 mins", unit="min") == 1
     assert value("numeric", "8", "A: 8 hours", unit="min") == 0
+    assert value("numeric", "8", "A: 8 minutes", unit="min") == 1
+    assert value("numeric", "8", "A: 8 m", unit="min") == 0
+    assert value("numeric", "8", "A: 8 cm", unit="centimeters") == 1
+    assert value("numeric", "8", "A: 8 cents", unit="centimetres") == 0
+    assert value("numeric", "8", "A: 8 dollars", unit="dollar") == 1
 
 
 def test_tolerance_is_absolute_and_its_edge_counts():

@@ -14,8 +14,9 @@ from heartloop.types import Message, Reply, Score, Value
 
 T = TypeVar("T")
 Answers = Sequence[Reply | EpisodeFailure]
-Asking = Generator[list[Prompt], Answers, T]
-"""Work that asks a policy: yields prompts, is sent the replies, returns its result."""
+Asking = Generator[list[Prompt], tuple[Answers, float], T]
+"""Work that asks a policy: yields prompts, is sent the replies and the seconds they took, returns
+its result."""
 Kind = Literal["oracle", "proxy"]
 
 
@@ -47,7 +48,7 @@ class Judge(Protocol):
 
 
 class Budget(Value):
-    """Limits of one run, checked before each call of the policy."""
+    """Limits of one run, checked before each attempt with all that belongs to it."""
 
     samples: int = Field(5, ge=0)
     """Replies drawn from the policy, for whichever purpose."""
@@ -102,6 +103,8 @@ class Trace(Value):
 
     loop: str
     policy: str
+    settings: str = ""
+    """What else decides the outcome: selector, context and budget."""
     task: str = ""
     seed: int
     messages: tuple[Message, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -60,9 +59,7 @@ class Desk:
 
     def draw(self, prompts: list[Prompt]) -> Asking[tuple[Answers, float]]:
         """The replies to some prompts, and the seconds each of them took."""
-        began = time.perf_counter()
-        replies = yield prompts
-        spent = time.perf_counter() - began
+        replies, spent = yield prompts
         self.seconds += spent
         self.words += sum(length(r) for r in replies if isinstance(r, Reply))
         return replies, spent / max(1, len(prompts))

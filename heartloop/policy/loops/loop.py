@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -57,6 +58,13 @@ class Loop:
         return self.policy.reveals
 
     @property
+    def settings(self) -> str:
+        """What decides the outcome besides recipe, policy, judge and seed."""
+        limits = self.budget.model_dump(exclude_none=True)
+        parts = (self.selector, self.context.mode, self.context.placement, self.role)
+        return ", ".join([*parts, *(f"{name} {value}" for name, value in limits.items())])
+
+    @property
     def stops(self) -> bool:
         """Whether an attempt can be good enough to end the loop."""
         return self.judge is not None and self.judge.passes is not None
@@ -101,7 +109,8 @@ class Loop:
 
     def _width(self, desk: Desk) -> int:
         """Drafts that can be drawn at a time: independent ones that nothing can cut short."""
-        if not isinstance(self.coach, Silent) or self.context.mode != "none" or self.stops:
+        alone = isinstance(self.coach, Silent) and self.context.mode == "none" and not self.stops
+        if not alone or desk.budget.words is not None or desk.budget.seconds is not None:
             return 1
         made = len(desk.attempts)
         fitting = [n for n in range(1, desk.left + 1)
@@ -151,6 +160,7 @@ class Loop:
         trace = Trace(
             loop=self.label,
             policy=self.policy.name,
+            settings=self.settings,
             task=task,
             seed=desk.prompt.seed,
             messages=desk.prompt.history,
@@ -180,7 +190,7 @@ def drive(policy: Policy, runs: Sequence[Asking[Trace]]) -> list[Trace]:
     done: dict[int, Trace] = {}
     asked: dict[int, list[Prompt]] = {}
 
-    def advance(number: int, answers: Answers | None) -> None:
+    def advance(number: int, answers: tuple[Answers, float] | None) -> None:
         try:
             # A generator that has not begun takes None only.
             asked[number] = runs[number].send(answers)  # type: ignore[arg-type]
@@ -191,10 +201,11 @@ def drive(policy: Policy, runs: Sequence[Asking[Trace]]) -> list[Trace]:
         advance(number, None)
     while asked:
         now, asked = asked, {}
+        began = time.perf_counter()
         replies = _replies(policy, [prompt for prompts in now.values() for prompt in prompts])
-        at = 0
+        seconds, at = time.perf_counter() - began, 0
         for number, prompts in now.items():
-            advance(number, replies[at : at + len(prompts)])
+            advance(number, (replies[at : at + len(prompts)], seconds))
             at += len(prompts)
     return [done[number] for number in range(len(runs))]
 

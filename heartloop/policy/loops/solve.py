@@ -48,6 +48,8 @@ def solve(
     """
     if at_once < 1:
         raise InvalidInput(f"at_once must be at least 1, got {at_once!r}")
+    for spec in {question.verifier for question in questions} if verifier is None else ():
+        read_verifier(spec)  # a wrong name is told before anything is paid for
     done = _resumed(out, loop, seed, oracle, questions) if out and resume else {}
     lock, tell = Lock(), on_trace or (lambda trace: None)
     file = _opened(out, resume) if out else None
@@ -85,8 +87,12 @@ def _solved(
 ) -> Trace:
     check = verifier or read_verifier(question.verifier)
     if oracle:
-        loop = replace(loop, judge=Answered(question, check), selector="best_reward")
+        loop = _assisted(loop, question, check)
     return reported(loop.run(prompt(question, seed), question.id), question, check)
+
+
+def _assisted(loop: Loop, question: Question, verifier: Verifier) -> Loop:
+    return replace(loop, judge=Answered(question, verifier), selector="best_reward")
 
 
 def reported(trace: Trace, question: Question, verifier: Verifier) -> Trace:
@@ -158,11 +164,14 @@ def _resumed(
         with path.open("r+b") as file:
             file.truncate(whole)
     seeds = {question.id: prompt(question, seed).seed for question in questions}
+    if oracle and questions:
+        loop = _assisted(loop, questions[0], read_verifier(questions[0].verifier))
+    helped = loop.judge is not None and loop.judge.kind == "oracle"
     found = {trace.task: trace for trace in read(path)}
     for trace in found.values():
-        kind = (trace.loop, trace.policy, trace.seed, trace.oracle_assisted)
-        helped = oracle or (loop.judge is not None and loop.judge.kind == "oracle")
-        if kind != (wanted := (loop.label, loop.policy.name, seeds.get(trace.task), helped)):
+        kind = (trace.loop, trace.policy, trace.settings, trace.seed, trace.oracle_assisted)
+        wanted = (loop.label, loop.policy.name, loop.settings, seeds.get(trace.task), helped)
+        if kind != wanted:
             raise InvalidInput(
                 f"{path} holds another run: task {trace.task!r} has {kind!r}, "
                 f"expected {wanted!r}; choose a new file"

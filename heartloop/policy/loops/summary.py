@@ -37,10 +37,10 @@ class Summary(Value):
     """Accuracy beyond the control's, paired by task."""
     first: float | None = None
     """Of the first attempt."""
-    refine: tuple[float, ...] = ()
+    refine: tuple[float | None, ...] = ()
     """Right attempt at k, the last one made standing for those that were not needed."""
-    any: tuple[float, ...] = ()
-    """A right attempt among the first k: what an oracle would pick."""
+    any: tuple[float | None, ...] = ()
+    """A right usable attempt among the first k: what an oracle would pick."""
     resampling: tuple[float, ...] = ()
     """What independent attempts at the first one's accuracy would reach: 1 - (1 - p)^k."""
     elimination: tuple[float, ...] = ()
@@ -115,7 +115,7 @@ def _scored(trace: Trace) -> list[bool]:
 
 
 def _any_right(trace: Trace, k: int) -> bool | None:
-    found = [right(a.report) for a in trace.attempts[:k]]
+    found = [right(a.report) for a in trace.attempts[:k] if a.usable]
     return None if all(r is None for r in found) else any(found)
 
 
@@ -129,10 +129,10 @@ def _flips(trace: Trace) -> Iterable[tuple[bool, bool]]:
     return pairwise(known)
 
 
-def _share(found: Iterable[bool | None]) -> float:
-    """Percent right of those known; 0 where none is."""
+def _share(found: Iterable[bool | None]) -> float | None:
+    """Percent right of those known; None where none is."""
     known = [is_right for is_right in found if is_right is not None]
-    return 100 * sum(known) / len(known) if known else 0.0
+    return 100 * sum(known) / len(known) if known else None
 
 
 def _over(
@@ -203,7 +203,7 @@ def _cells(row: Summary) -> tuple[str, ...]:
         f"{right_.low:.1f} to {right_.high:.1f}" if right_ else "-",
         f"{over.mean:+.1f} [{over.low:.1f}, {over.high:.1f}]" if over else "",
         f"{row.first:.1f}" if row.first is not None else "-",
-        f"{row.any[-1]:.1f}" if row.any else "-",
+        "-" if not row.any or row.any[-1] is None else f"{row.any[-1]:.1f}",
         f"{row.right_to_wrong} lost, {row.wrong_to_right} won",
         f"{row.samples:.1f}",
     )

@@ -83,7 +83,7 @@ def _id(row: Row, fields: Row) -> str:
 
 def _olympiad(row: Row) -> dict[str, Any]:
     # Several right answers of one problem stand in one string, with commas between them.
-    slack = float(row["tolerance"] or 0)
+    slack = float(row.get("tolerance") or row.get("error") or 0)
     return {
         "text": row["question"], "answers": tuple(row["final_answer"]), "verifier": "maths",
         "tolerance": slack,
@@ -113,7 +113,10 @@ _OWN = ("verifier", "choices", "unit", "tolerance")
 
 
 def _own(row: Row) -> dict[str, Any]:
-    """A question with its answer; GSM8K's own files end the solution with "#### 21"."""
+    """A question with its answer; GSM8K's own files end the solution with "#### 21".
+
+    Many files, SimpleQA's own among them, call the question a problem.
+    """
     golds = row["answers"] if "answers" in row else (row["answer"],)
     given = {key: row[key] for key in _OWN if key in row}
     if all("####" in str(gold) for gold in golds):
@@ -121,7 +124,8 @@ def _own(row: Row) -> dict[str, Any]:
         given.setdefault("verifier", "numeric")
     if row.get("answer_type") in _TYPES:
         given.setdefault("verifier", _TYPES[row["answer_type"]])
-    return {"text": row["question"], "answers": tuple(map(str, golds)), **given}
+    text = row["question"] if "question" in row else row["problem"]
+    return {"text": text, "answers": tuple(map(str, golds)), **given}
 
 
 _KINDS: tuple[tuple[set[str], Callable[[Row], dict[str, Any]]], ...] = (

@@ -211,6 +211,26 @@ def test_words_and_seconds_are_limits_too():
     assert (len(short.attempts), short.stopped) == (2, "seconds")
 
 
+@pytest.mark.parametrize("name", ["resample", "best-of-n", "heart"])
+def test_independent_drafts_stop_at_a_limit_of_words_too(name):
+    talker = Drafter(lambda p, n: "one two three four")
+    trace = make_loop(name, talker, budget=Budget(samples=9, words=8)).run(ask())
+    assert (len(trace.attempts), trace.stopped) == (2, "words")
+
+
+def test_runs_in_step_wait_for_the_policy_and_not_for_each_others_judges():
+    class Slow(Longest):
+        def __call__(self, prompt, reply):
+            time.sleep(0.05)
+            return super().__call__(prompt, reply)
+
+    loop = make_loop("resample", Drafter(lambda p, n: "A: 1"), judge=Slow(),
+                     budget=Budget(samples=2, seconds=99))  # fmt: skip
+    began = time.perf_counter()
+    traces = loop.run_many([ask(seed=s) for s in range(6)])
+    assert max(t.seconds for t in traces) < (time.perf_counter() - began) / 5
+
+
 def test_a_missing_score_is_not_a_low_one():
     policy = in_turn("hm", "raise", "x", "hm")
     loop = make_loop("resample", policy, judge=Longest(), budget=Budget(samples=4))

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from heartloop.errors import EndpointFailure, InvalidInput, OutputRefused, RecordError
+from heartloop.errors import EndpointFailure, InvalidInput, OutputRefused, RecordError, UnknownName
 from heartloop.policy.base import make_policy
 from heartloop.policy.loops import Budget, make_loop
 from heartloop.policy.loops.solve import read, solve
@@ -167,6 +167,39 @@ def test_a_file_of_another_run_is_refused(tmp_path):
         read(out)
     with pytest.raises(InvalidInput, match="at_once"):
         solve(make_loop("heart", Guesser()), QUESTIONS, at_once=0)
+
+
+@pytest.mark.parametrize("oracle", [True, False])
+def test_a_run_with_other_limits_or_another_selector_is_not_gone_on_with(tmp_path, oracle):
+    out = tmp_path / "traces.jsonl"
+    loop = make_loop("heart", Guesser())
+    solve(loop, QUESTIONS[:2], out=out, oracle=oracle)
+    assert len(solve(loop, QUESTIONS, out=out, oracle=oracle, resume=True)) == len(QUESTIONS)
+    others = [make_loop("heart", Guesser(), budget=Budget(samples=3)),
+              make_loop("heart", Guesser(), mode="all")]  # fmt: skip
+    if not oracle:  # an oracle chooses whatever the selector
+        others.append(make_loop("heart", Guesser(), selector="last"))
+    for other in others:
+        with pytest.raises(InvalidInput, match="another run"):
+            solve(other, QUESTIONS, out=out, oracle=oracle, resume=True)
+
+
+def test_an_unknown_verifier_is_named_before_the_policy_is_asked():
+    policy = Drafter(lambda p, n: "A: 1")
+    odd = QUESTIONS[0].model_copy(update={"id": "odd", "verifier": "numerik"})
+    with pytest.raises(UnknownName, match="did you mean 'numeric'"):
+        solve(make_loop("single", policy), [*QUESTIONS, odd])
+    assert policy.calls == 0
+
+
+def test_what_cannot_be_given_counts_for_no_oracle_and_what_is_unknown_is_not_zero():
+    (trace,) = solve(make_loop("single", Drafter(lambda p, n: "A: 1")), QUESTIONS[:1])
+    assert summary([trace]).any == (100,)
+    leaked = trace.attempts[0].model_copy(update={"error": "the cue leaked"})
+    lost = trace.model_copy(update={"attempts": (leaked,), "report": None})
+    found = summary([lost])
+    assert (found.first, found.any, found.resampling) == (None, (None,), ())
+    assert "-" in _text(table([found]))
 
 
 def test_elimination_and_resampling_follow_their_formulas():

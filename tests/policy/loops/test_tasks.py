@@ -54,6 +54,17 @@ def test_a_file_of_ones_own_needs_a_question_and_an_answer(tmp_path):
     assert len({first.id, second.id, third.id}) == 3
 
 
+def test_names_of_fields_that_the_publishers_use_are_understood(tmp_path):
+    path = write(
+        tmp_path / "published.jsonl",
+        {"question": "How long?", "final_answer": ["2.5"], "error": "0.1"},
+        {"problem": "Who?", "answer": "Ada", "verifier": "fact"},
+    )
+    first, second = load(path)
+    assert (first.answers, first.verifier, first.tolerance) == (("2.5",), "maths", 0.1)
+    assert (second.text, second.verifier) == ("Who?", "fact")
+
+
 @pytest.mark.parametrize(
     ("row", "reason"), [({"question": "2+2?"}, "answer"), ([1], "object"),
                         ({"question": "a", "answers": []}, "answers")]
