@@ -31,6 +31,9 @@ class RunSettings(Section):
     """Of scenarios' order, users, sampling and optimiser."""
     threads: int = Field(1, ge=1)
     """Of the policy's arithmetic. More than the free cores makes everything slower."""
+    workers: int = Field(1, ge=1)
+    """Processes that train together through Ray, each with a GPU where the cluster has any; with
+    its own part of every batch, and its own actors."""
     stages: tuple[Literal["warmup", "improve", "rl"], ...] = Field(("rl",), min_length=1)
     """What is done, in order; each begins with the policy that the one before left."""
     save_every: int = Field(20, ge=1)
@@ -358,12 +361,25 @@ def _check_batch(config: TrainConfig) -> None:
         raise ConfigError(f"rl.prompts_per_step must be even, got {rl.prompts_per_step}")
     if rl.algorithm == "ppo" and config.reward.credit == "centred":
         raise ConfigError("reward.credit 'centred' is a group's: with ppo take 'turn'")
+    _check_workers(config)
     updates = rl.minibatches * rl.iterations
     for name, number in (("rl.steps", rl.steps), ("rl.curriculum", rl.curriculum)):
         if number % updates:
             raise ConfigError(
                 f"{name} must be a multiple of the {updates} steps on a batch, got {number}"
             )
+
+
+def _check_workers(config: TrainConfig) -> None:
+    """Each worker needs its part of a backward pass, and whole groups."""
+    stages, rl = set(config.run.stages), config.rl
+    shares = {f"{name}.micro_batch": getattr(config, name).micro_batch for name in sorted(stages)}
+    if "rl" in stages:
+        pairs = rl.prompts_per_step // 2
+        key = "half of rl.prompts_per_step" if rl.group == 1 else "rl.prompts_per_step"
+        shares[key] = pairs if rl.group == 1 else rl.prompts_per_step
+    for key, number in shares.items():
+        _divides("run.workers", config.run.workers, key, number)
 
 
 def _divides(key: str, value: int, whole: str, total: int) -> None:

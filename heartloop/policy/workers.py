@@ -9,14 +9,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from heartloop.errors import HeartloopError, InvalidInput, TrainingFailure
+from heartloop.errors import HeartloopError, InvalidInput, TrainingFailure, extra
 from heartloop.policy.parallel import find_ray, join_or_start
 
 A = TypeVar("A")
+PATIENCE = 86_400
+"""Seconds that a worker waits for another one."""
 
 
 def run_workers(
-    function: Callable[[A], object], argument: A, number: int, *, gpu: bool = False
+    function: Callable[[A], object], argument: A, number: int, *, gpu: bool | None = None
 ) -> None:
     """Call `function(argument)` in `number` processes that form one torch process group.
 
@@ -24,8 +26,14 @@ def run_workers(
     environment, and one CPU, or one GPU, for itself. What it makes it must write; absolute paths.
     Joins the Ray cluster there is, as `RayWorld` does, or starts one and ends it.
 
+    Args:
+        function: What to do; nothing is given back.
+        argument: What it is given.
+        number: How many do it.
+        gpu: Whether each needs a GPU; None gives it one where the cluster has any.
+
     Raises:
-        MissingExtra: Ray is not installed.
+        MissingExtra: Ray or torch is not installed.
         InvalidInput: `number` is below 1, or more than the cluster holds.
         HeartloopError: a worker raised it; any other error comes as a `TrainingFailure`.
     """
@@ -35,8 +43,9 @@ def run_workers(
     folder = join_or_start(ray, number)
     storage = Path(tempfile.mkdtemp(prefix="hl-train-"))
     try:
-        _check_room(ray, "GPU" if gpu else "CPU", number)
-        _fit(function, argument, number, gpu, storage)
+        on_gpu = ray.cluster_resources().get("GPU", 0) > 0 if gpu is None else gpu
+        _check_room(ray, "GPU" if on_gpu else "CPU", number)
+        _fit(function, argument, number, on_gpu, storage)
     finally:
         shutil.rmtree(storage, ignore_errors=True)
         if folder:
@@ -55,17 +64,23 @@ def _fit(
     function: Callable[[A], object], argument: A, number: int, gpu: bool, storage: Path
 ) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
+
+    try:
+        from ray.train.torch import TorchConfig, TorchTrainer
+    except ImportError as cause:
+        raise extra("train", cause) from cause
 
     def work(given: dict[str, Any]) -> None:
         function(given["argument"])
 
     # A worker that died must not begin again by itself: checkpoints are the trainer's business.
     run = RunConfig(storage_path=str(storage), failure_config=FailureConfig(max_failures=0))
-    scaling = ScalingConfig(num_workers=number, use_gpu=gpu)
+    # Objects travel by processor. One may wait long for another's users; a death ends all at once.
+    group = TorchConfig("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout_s=PATIENCE)
     trainer = TorchTrainer(
-        work, train_loop_config={"argument": argument}, scaling_config=scaling, run_config=run
-    )
+        work, train_loop_config={"argument": argument}, torch_config=group,
+        scaling_config=ScalingConfig(num_workers=number, use_gpu=gpu), run_config=run,
+    )  # fmt: skip
     try:
         trainer.fit()
     except Exception as error:

@@ -89,7 +89,7 @@ class Head:
 
     def close(self):
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30)
+        self.process.wait(60)
         shutil.rmtree(self.temp, ignore_errors=True)
 
 

@@ -166,7 +166,10 @@ class PpoTrainer(DialogueTrainer):
         return summed
 
     def _note(self, name: str, value: float) -> None:
-        self._metrics["train" if self.model.training else "eval"][f"ppo/{name}"].append(value)
+        """Log a figure, the mean of all processes."""
+        own = torch.tensor(value, device=self.accelerator.device)
+        mean = float(self.accelerator.reduce(own, reduction="mean"))
+        self._metrics["train" if self.model.training else "eval"][f"ppo/{name}"].append(mean)
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
         """The policy's loss; on the way the critic learns from the same tokens."""

@@ -13,7 +13,7 @@ from typing import Any
 from heartloop.config import RlSettings, TrainConfig
 from heartloop.env.play import Task, World
 from heartloop.errors import TrainingFailure, extra
-from heartloop.policy.train import checkpoint
+from heartloop.policy.train import checkpoint, ranks
 from heartloop.policy.train.metrics import Row, figures, seconds
 from heartloop.policy.train.rollout import Driver, Rollout
 from heartloop.policy.train.session import Clock, Session
@@ -145,6 +145,7 @@ def _keep_reference(session: Session) -> None:
         part.mkdir(exist_ok=True)
         session.speaker.save(part)
         part.rename(folder)
+    ranks.wait()
     session.speaker.model.config._name_or_path = str(folder)
 
 
@@ -161,7 +162,9 @@ class _Steps:
         self._clock = Clock()
 
     def play(self, tasks: Sequence[Task], step: int) -> list[Rollout]:
-        """Play a batch with the weights after `step` steps, and write it down.
+        """Play this process's part of a batch with the weights after `step` steps.
+
+        The whole batch is written down.
 
         Raises:
             TrainingFailure: too many dialogues could not be scored.
@@ -169,9 +172,10 @@ class _Steps:
         config = self._session.config
         turns = horizon(step, config.rl, self._driver.world.preset.turns)
         rollouts = self._driver.play(tasks, self._session.policy(step), turns)
-        self._session.played([r.episode for r in rollouts])
-        self._figures = figures(rollouts, config.policy.max_new_tokens)
-        check_errored(rollouts, config.rl.max_errored)
+        batch = ranks.gather(rollouts)
+        self._session.played([r.episode for r in batch])
+        self._figures = figures(batch, config.policy.max_new_tokens)
+        check_errored(batch, config.rl.max_errored)
         return rollouts
 
     def learnt(self, step: int, trained: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -23,10 +24,10 @@ from heartloop.policy.evals import report
 from heartloop.policy.evals.evaluate import evaluate
 from heartloop.policy.evals.report import Comparison
 from heartloop.policy.model import LanguageModel
-from heartloop.policy.train import checkpoint, learner
+from heartloop.policy.train import checkpoint, learner, ranks
 from heartloop.policy.train.plan import plan
 from heartloop.policy.train.screen import Screen
-from heartloop.policy.train.session import Session
+from heartloop.policy.train.session import METRICS, Session
 from heartloop.rewards import reward
 from heartloop.simusers import dynamics
 from heartloop.simusers.registry import at_once, make_user
@@ -76,21 +77,58 @@ def train(
         TrainingFailure: the run had to stop.
     """
     began = time.perf_counter()
-    cast = _Cast(config)
-    out = claim(config, resume)
-    speaker = cast.speaker(checkpoint.newest(out) if resume else None)
-    with _logging(out / LOG), cast.world() as world, Screen(config, console) as screen:
-        run = _Run(config, cast, speaker, world, out, screen)
+    cast, screen = _Cast(config), Screen(config, console)
+    if config.run.workers > 1:
+        _together(config, resume, screen)
+    else:
+        _work(cast, resume, screen)
+    result = _result(config, began)
+    found = {"test": result.test, "sentences": result.sentences}
+    screen.close(found, f"{result.seconds:.0f} s; {result.report or result.folder}")
+    return result
+
+
+def _work(cast: _Cast, resume: bool, screen: Screen) -> None:
+    """A run, or one process's part of it."""
+    config = cast.config
+    speaker = learner.load(config, checkpoint.newest(config.run.out) if resume else None)
+    if ranks.rank() == 0:
+        claim(config, resume)
+    ranks.wait()
+    log = _logging(config.run.out / LOG) if ranks.rank() == 0 else nullcontext()
+    with log, cast.world() as world, screen:
+        run = _Run(config, cast, speaker, world, screen)
         try:
             run.evaluate("before")
             run.learn()
             run.evaluate("after")
         finally:
             run.session.close()
-        result = _result(config, run.session.policy(run.session.state.step), began)
-    found = {"test": result.test, "sentences": result.sentences}
-    screen.close(found, f"{result.seconds:.0f} s; {result.report or result.folder}")
-    return result
+
+
+def _together(config: TrainConfig, resume: bool, screen: Screen) -> None:
+    """A run on several workers."""
+    from heartloop.policy.workers import run_workers
+
+    run = config.run.model_copy(update={"out": config.run.out.absolute()})
+    config = config.model_copy(update={"run": run})
+    # The first worker claims the directory; to be told of a mistake nobody should wait for Ray.
+    if resume:
+        _check_same(config, run.out)
+    else:
+        _check_free(run.out)
+    with screen, screen.following(run.out / METRICS):
+        run_workers(_join, (config, resume, Path.cwd()), run.workers)
+
+
+def _join(given: tuple[TrainConfig, bool, Path]) -> None:
+    """What each worker does."""
+    from rich.console import Console
+
+    config, resume, folder = given
+    if folder.exists():
+        os.chdir(folder)
+    _work(_Cast(config), resume, Screen(config, Console(quiet=True)))
 
 
 def dry_run(config: TrainConfig) -> dict[str, int]:
@@ -102,7 +140,7 @@ def dry_run(config: TrainConfig) -> dict[str, int]:
     """
     cast = _Cast(config)
     _check_free(config.run.out)
-    return plan(config, cast.speaker(None).model, cast.turns, len(cast.sets))
+    return plan(config, learner.load(config).model, cast.turns, len(cast.sets))
 
 
 class _Cast:
@@ -126,13 +164,6 @@ class _Cast:
                 self.lessons = [episode for _, episode in read(config.warmup.episodes)]
             else:
                 make_policy(config.warmup.teacher)
-        self._begins = learner.load(config)
-
-    def speaker(self, folder: Path | None) -> LanguageModel:
-        """The model as it begins, or as a checkpoint left it."""
-        if folder is None:
-            return self._begins
-        return learner.load(self.config, folder)
 
     def world(self) -> AbstractContextManager[World]:
         """Where the users live."""
@@ -210,12 +241,14 @@ class _Run:
     """A run under way."""
 
     def __init__(
-        self, config: TrainConfig, cast: _Cast, speaker: LanguageModel, world: World, out: Path,
+        self, config: TrainConfig, cast: _Cast, speaker: LanguageModel, world: World,
         screen: Screen,
     ) -> None:  # fmt: skip
-        self._config, self._cast, self._world, self._out = config, cast, world, out
+        self._config, self._cast, self._world, self._out = config, cast, world, config.run.out
         self._speaker, self._screen = speaker, screen
-        self.session = Session(config, speaker, out, screen.step, self._on_the_way)
+        self.session = Session(
+            config, speaker, self._out, screen.step, self._on_the_way, ranks.rank() == 0
+        )
 
     def evaluate(self, when: str) -> None:
         """Play every set that is not played yet."""
@@ -242,22 +275,24 @@ class _Run:
         """Play dialogues; their file appears when it is complete."""
         from heartloop.policy.train.rollout import Driver
 
-        part = path.with_suffix(".part")
-        part.unlink(missing_ok=True)
         limit, temperature = self._config.policy.max_new_tokens, self._config.policy.temperature
         driver = Driver(self._world, speaker, self._cast.reward, limit, temperature)
         size = self._config.eval.batch
         played: list[Episode] = []
         training = speaker.model.training
         speaker.model.eval()
-        with EpisodeWriter(part) as writer:
-            for start in range(0, len(tasks), size):
-                found = driver.play(tasks[start : start + size], policy)
-                writer.write(*(r.episode for r in found))
-                played += [r.episode for r in found]
-                self._screen.note(f"{path.stem}: {len(played)}/{len(tasks)} dialogues")
+        for start in range(0, len(tasks), size):
+            found = driver.play(ranks.own(tasks[start : start + size]), policy)
+            played += ranks.gather([r.episode for r in found])
+            self._screen.note(f"{path.stem}: {len(played)}/{len(tasks)} dialogues")
         speaker.model.train(training)
-        part.rename(path)
+        if self.session.leads:
+            part = path.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            with EpisodeWriter(part) as writer:
+                writer.write(*played)
+            part.rename(path)
+        ranks.wait()
         return played
 
     def learn(self) -> None:
@@ -289,7 +324,7 @@ class _Run:
     def _taught(self) -> list[Episode]:
         """What the teacher plays, from the file where it lies already."""
         path = self._out / f"warmup-{self.session.state.stage + 1}.jsonl"
-        if not path.exists():
+        if self.session.leads and not path.exists():
             part = path.with_suffix(".part")
             part.unlink(missing_ok=True)
             world = self._cast.config.world
@@ -299,6 +334,7 @@ class _Run:
                 seed=self._config.run.seed, out=part,
             )  # fmt: skip
             part.rename(path)
+        ranks.wait()
         return [episode for _, episode in read(path)]
 
     def _improve(self) -> None:
@@ -336,9 +372,9 @@ class _Run:
         return [learners[at] for at in order(len(learners), min(number, len(learners)), seed)]
 
 
-def _result(config: TrainConfig, policy: str, began: float) -> RunResult:
+def _result(config: TrainConfig, began: float) -> RunResult:
     """Both evaluations side by side, and the report."""
-    run = report.load_run(config.run.out)
+    run, last = report.load_run(config.run.out), checkpoint.newest(config.run.out)
     page: Path | None = None
     try:
         page = report.write_report(config.run.out, replace=True)
@@ -346,7 +382,7 @@ def _result(config: TrainConfig, policy: str, began: float) -> RunResult:
         _LOG.warning("no report: %s", missing)
     return RunResult(
         folder=config.run.out,
-        policy=policy,
+        policy=f"{config.run.name}@{checkpoint.read_state(last)['total'] if last else 0}",
         seconds=round(time.perf_counter() - began, 1),
         test=run.test,
         sentences=run.sentences,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event, Thread
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -13,6 +17,10 @@ from heartloop.policy.train.metrics import Row
 
 _SHOWN = {"reward": "{:.3f}", "emotion": "{:.1f}", "turns": "{:.1f}", "reply_words": "{:.1f}",
           "distinct_2": "{:.2f}", "seconds": "{:.1f}"}  # fmt: skip
+
+
+PAUSE = 0.5
+"""Seconds between two looks at a file that others write."""
 
 
 def steps(config: TrainConfig) -> int:
@@ -61,6 +69,28 @@ class Screen:
                 self._say(f"{name}: {_gain(comparison)}")
         self._say(last)
 
+    @contextmanager
+    def following(self, path: Path) -> Iterator[None]:
+        """Show the rows that other processes meanwhile add to a metrics.jsonl."""
+        done = Event()
+        reader = Thread(target=self._follow, args=(path, done))
+        reader.start()
+        try:
+            yield
+        finally:
+            done.set()
+            reader.join()
+
+    def _follow(self, path: Path, done: Event) -> None:
+        shown = len(_lines(path))
+        ended = False
+        while not ended:
+            ended = done.wait(PAUSE)
+            found = _lines(path)
+            for line in found[shown:]:
+                self.step(json.loads(line))
+            shown = max(shown, len(found))
+
     def _show(self, text: str, number: int | None) -> None:
         self._bar.update(self._task, completed=number, description=text)
         if not self._console.is_terminal:
@@ -77,6 +107,12 @@ class Screen:
     def __exit__(self, *_: object) -> None:
         """Stop drawing."""
         self._bar.stop()
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file that may still be written, or not yet exist."""
+    text = path.read_text("utf-8") if path.exists() else ""
+    return text.splitlines()[: text.count("\n")]
 
 
 def _gain(found: Comparison) -> str:

@@ -21,6 +21,7 @@ from heartloop.policy.train.smells import smells
 from heartloop.types import Episode
 
 _LOG = logging.getLogger(__name__)
+METRICS = "metrics.jsonl"
 FILES = ("episodes", "metrics")
 """Names, without ".jsonl", of the files that a run appends to."""
 
@@ -74,7 +75,7 @@ class Session:
             path = self.out / f"{name}.jsonl"
             if path.exists():
                 os.truncate(path, self.state.sizes.get(name, 0))
-        self._metrics = (self.out / "metrics.jsonl").open("a", encoding="utf-8")
+        self._metrics = (self.out / METRICS).open("a", encoding="utf-8")
         self._episodes = EpisodeWriter(self.out / "episodes.jsonl", resume=True)
 
     def policy(self, step: int) -> str:
@@ -119,10 +120,10 @@ class Session:
 
     def save(self, parts: Sequence[Callable[[Path], None]], optimiser: Any, evaluate: bool) -> None:
         """Write a checkpoint, with what else belongs to it, and delete those not kept."""
-        if not self.leads:
-            return
         name = f"checkpoint-{self.state.total}"
         emotion = self._evaluate(self.state.total) if evaluate else None
+        if not self.leads:
+            return
         if emotion is not None and (not self.state.best or emotion > self.state.best_emotion):
             self.state.best, self.state.best_emotion = name, emotion
         self.state.sizes = {n: (self.out / f"{n}.jsonl").stat().st_size for n in FILES}

@@ -26,7 +26,7 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from heartloop.config import SftSettings, TrainConfig
 from heartloop.env.play import Task
-from heartloop.policy.train import credit
+from heartloop.policy.train import credit, ranks
 from heartloop.policy.train.metrics import tied_rows
 from heartloop.policy.train.rollout import Rollout
 from heartloop.policy.train.session import Session
@@ -251,13 +251,13 @@ def watcher(learnt: Callable[[int, dict[str, Any]], None]) -> TrainerCallback:
 def arguments(config: TrainConfig, folder: str, steps: int) -> GRPOConfig:
     """TRL's settings for a run of so many optimiser steps; it writes nothing itself."""
     rl, total = config.rl, config.rl.prompts_per_step * config.rl.group
-    ranks = _processes()
-    micro = max(1, rl.micro_batch // ranks)
+    together = ranks.size()
+    micro = rl.micro_batch // together
     return GRPOConfig(
         **common(config, folder, steps),
         per_device_train_batch_size=micro,
-        gradient_accumulation_steps=total // rl.minibatches // (micro * ranks),
-        steps_per_generation=total // (micro * ranks),
+        gradient_accumulation_steps=total // rl.minibatches // (micro * together),
+        steps_per_generation=total // (micro * together),
         num_generations=max(2, rl.group),
         num_iterations=rl.iterations,
         max_completion_length=config.policy.max_new_tokens,
@@ -291,13 +291,6 @@ def common(config: TrainConfig, folder: str, steps: int) -> dict[str, Any]:
     }
 
 
-def _processes() -> int:
-    """How many processes train together."""
-    import torch.distributed as group
-
-    return group.get_world_size() if group.is_available() and group.is_initialized() else 1
-
-
 def supervised(
     session: Session, sft: SftSettings, rows: Sequence[dict[str, list[int]]], steps: int,
     optimiser: Any, rate: Any, learnt: Callable[[int, dict[str, Any]], None],
@@ -307,7 +300,7 @@ def supervised(
 
     args = SFTConfig(
         **common(session.config, str(session.out), steps),
-        per_device_train_batch_size=sft.micro_batch,
+        per_device_train_batch_size=sft.micro_batch // ranks.size(),
         gradient_accumulation_steps=sft.dialogues // sft.micro_batch,
         learning_rate=sft.learning_rate,
         max_length=None,
