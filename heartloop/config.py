@@ -89,7 +89,7 @@ class RewardSettings(Section):
 class SftSettings(Section):
     """Supervised training on dialogues; the loss is on the policy's words only."""
 
-    steps: int = Field(50, ge=0)
+    steps: int = Field(50, ge=1)
     """Optimiser steps, of each round."""
     dialogues: int = Field(8, ge=1)
     """In a step."""

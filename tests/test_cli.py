@@ -163,7 +163,7 @@ def test_failures_end_with_their_code_and_one_line(capsys, monkeypatch, error, c
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(cli.dialogue, "find_policy", fail)
+    monkeypatch.setattr("heartloop.policy.base.make_policy", fail)
     ended, _, err = run(capsys, "play")
     assert (ended, err.count("\n")) == (code, 1)
 
@@ -172,7 +172,7 @@ def test_an_interrupt_ends_a_command_with_130(capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.dialogue, "find_policy", stop)
+    monkeypatch.setattr("heartloop.policy.base.make_policy", stop)
     code, _, err = run(capsys, "play")
     assert code == 130
     assert "Traceback" not in err

@@ -15,7 +15,6 @@ from heartloop.cli.options import (
     Source,
     UserName,
     app,
-    find_policy,
     find_scenario,
     lost,
     show_all,
@@ -34,11 +33,12 @@ def play(
     out: Annotated[Path | None, typer.Option(help="New file for the episode.")] = None,
 ) -> int:
     """Play one scored dialogue, with its emotion trace."""
+    from heartloop.policy.base import make_policy
     from heartloop.policy.evals import show
     from heartloop.policy.evals.evaluate import evaluate
 
     chosen = find_scenario(scenario, [source], seed)
-    actor = find_policy(policy)
+    actor = make_policy(policy)
     (played,) = evaluate(
         actor, [chosen], user=user, preset=preset, reward=reward, seed=seed, out=out
     )

@@ -24,7 +24,6 @@ from heartloop.cli.options import (
     app,
     complain,
     count,
-    find_policy,
     find_scenarios,
     lost,
     show_all,
@@ -49,11 +48,12 @@ def evaluate(
     as_json: AsJson = False,
 ) -> int:
     """Measure a policy on many scenarios."""
+    from heartloop.policy.base import make_policy
     from heartloop.policy.evals import show
     from heartloop.policy.evals.evaluate import evaluate, summary
 
     people = find_scenarios(source)[:number]
-    actor = find_policy(policy)
+    actor = make_policy(policy)
     found = summary(evaluate(
         actor, people, user=user, preset=preset, reward=reward, seed=seed, out=out, batch=batch,
     ))  # fmt: skip
@@ -143,6 +143,7 @@ def solve(
     as_json: AsJson = False,
 ) -> None:
     """Answer questions with test-time loops, side by side."""
+    from heartloop.policy.base import make_policy
     from heartloop.policy.loops import Budget
     from heartloop.policy.loops.arms import draw, solve_arms
     from heartloop.policy.loops.summary import table
@@ -150,7 +151,7 @@ def solve(
 
     budget = Budget(samples=samples, words=words, seconds=seconds)
     rows = solve_arms(
-        loop, find_policy(policy), load(tasks), budget=budget, control=control, oracle=oracle,
+        loop, make_policy(policy), load(tasks), budget=budget, control=control, oracle=oracle,
         at_once=at_once, seed=seed, out=out, resume=resume,
     )  # fmt: skip
     if as_json:
@@ -172,10 +173,11 @@ def stress(
     as_json: AsJson = False,
 ) -> int:
     """Can the users be gamed? Exits 1 when a hacker does."""
+    from heartloop.policy.base import make_policy
     from heartloop.policy.evals.stress import COMPARED, stress, table
 
     people = find_scenarios(source)[:number]
-    compared = [find_policy(name) for name in dict.fromkeys((*COMPARED, *(policy or [])))]
+    compared = [make_policy(name) for name in dict.fromkeys((*COMPARED, *(policy or [])))]
     result = stress(people, compared, user=user, preset=preset, seed=seed)
     if as_json:
         print(json.dumps(result.record(), indent=2))

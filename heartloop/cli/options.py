@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from heartloop.env.play import Policy
     from heartloop.types import Scenario
 
 OPTIONS: dict[str, Any] = {
@@ -65,15 +64,6 @@ def usage() -> Any:
     from heartloop.llm import LEDGER
 
     return LEDGER.record()
-
-
-def find_policy(spec: str) -> Policy:
-    """The policy of a name, hackers included."""
-    from heartloop.policy.base import make_policy
-    from heartloop.policy.evals.hackers import hacker
-
-    kind, _, name = spec.partition(":")
-    return hacker(name) if kind == "hacker" else make_policy(spec)
 
 
 def find_scenarios(source: str) -> Sequence[Scenario]:

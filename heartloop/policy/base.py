@@ -11,6 +11,7 @@ from heartloop.llm import Decoding, make_model
 from heartloop.llm.ledger import bare
 from heartloop.policy import scripted
 from heartloop.policy.chat import ChatPolicy
+from heartloop.policy.evals.hackers import hacker
 from heartloop.policy.loops import LOOPS, Budget
 from heartloop.policy.loops.dialogue import companion
 from heartloop.policy.model import LanguageModel, ModelPolicy, Sampling
@@ -36,8 +37,8 @@ def make_policy(
     Args:
         spec: A scripted policy's name, "seedling", "hf:" with a folder or hub id, a folder that
             holds a model or a training run (its newest checkpoint is taken), or a chat model as
-            "openai:NAME@URL" or "vllm:PATH"; or any of them in a test-time loop, "LOOP:POLICY",
-            where "LOOP@N:POLICY" draws N samples a reply.
+            "openai:NAME@URL" or "vllm:PATH", or a reward hacker as "hacker:NAME"; or any of them
+            in a test-time loop, "LOOP:POLICY", where "LOOP@N:POLICY" draws N samples a reply.
         sampling: How a model draws its replies.
         thinking: Ask the model's chat template for a think block.
         device: Where the model runs; None takes an accelerator when there is one.
@@ -52,6 +53,8 @@ def make_policy(
         return _wrapped(head, make_policy(inner, sampling, thinking=thinking, device=device))
     if spec in scripted.SCRIPTED:
         return scripted.make(spec)
+    if head == "hacker":
+        return hacker(inner)
     if spec.startswith(("openai:", "vllm:")):
         return ChatPolicy(make_model(spec), bare(spec), _decoding(sampling))
     path, name = _place(spec)
@@ -69,6 +72,8 @@ def check_policy(spec: str) -> None:
     head, colon, inner = spec.partition(":")
     if colon and head.partition("@")[0] in LOOPS:
         check_policy(inner)
+    elif head == "hacker":
+        hacker(inner)
     elif spec not in scripted.SCRIPTED and not spec.startswith(("openai:", "vllm:")):
         _place(spec)
 

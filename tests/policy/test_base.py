@@ -82,3 +82,12 @@ def test_a_loop_in_a_loop_is_refused():
 def test_a_loop_around_an_unknown_policy_names_the_policy():
     with pytest.raises(UnknownName, match="did you mean 'listener'"):
         make_policy("heart:lisener")
+
+
+def test_a_reward_hacker_is_a_policy_too_also_within_a_loop():
+    check_policy("hacker:flattery")
+    assert make_policy("hacker:flattery").name.endswith("flattery")
+    assert "flattery" in make_policy("best-of-n:hacker:flattery").name
+    for find in (check_policy, make_policy):
+        with pytest.raises(UnknownName, match="did you mean 'flattery'"):
+            find("hacker:flatter")

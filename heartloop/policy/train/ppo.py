@@ -95,23 +95,18 @@ class PpoTrainer(DialogueTrainer):
         if self.accelerator.num_processes > 1:
             self._critic = nn.parallel.DistributedDataParallel(learner.critic)
 
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch as the loss takes it, with an advantage and a return for each token."""
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+    def _judged(self, rows: Sequence[dict[str, Any]], output: dict[str, Any]) -> dict[str, Tensor]:
+        """An advantage and a return for each token, and the value that it began with."""
         ppo = self._config.ppo
         mask = (output["completion_mask"] * output["tool_mask"]).bool()
-        rewards = self._rewards(inputs, output["completion_ids"])
+        rewards = self._rewards(rows, output["completion_ids"])
         values = self._values(output).masked_fill(~mask, 0.0)
         advantages, returns = credit.gae(rewards, values, mask, ppo.gamma, ppo.lam)
         self._note("explained_variance", self._explained(values, returns, mask))
-        return output | {
+        return {
             "advantages": self._whitened(advantages, mask), "returns": returns,
             "old_values": values,
         }  # fmt: skip
-
-    def _by_turn(self, rows: Sequence[dict[str, Any]], like: Tensor) -> Tensor:
-        """Nothing: the critic says what a turn was worth."""
-        return torch.zeros(like.shape, device=like.device)
 
     def _rewards(self, rows: Sequence[dict[str, Any]], like: Tensor) -> Tensor:
         """What each turn earned, at its last token."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -148,6 +150,7 @@ class _Cast:
 
     def __init__(self, config: TrainConfig) -> None:
         self.config = config
+        _check_trackers(config)
         self._rules = dynamics.preset(config.world.preset)
         self.turns = self._rules.turns
         self.make_user = partial(make_user, config.world.user, self._rules)
@@ -173,6 +176,12 @@ class _Cast:
         from heartloop.policy.parallel import RayWorld
 
         return RayWorld(self.make_user, self.config.world.actors, several)
+
+
+def _check_trackers(config: TrainConfig) -> None:
+    for name in config.run.report_to:
+        if find_spec(name) is None:
+            raise ConfigError(f"run.report_to: {name} is not installed: pip install {name}")
 
 
 def _evaluation_sets(config: TrainConfig) -> Iterator[tuple[str, Sequence[Scenario]]]:
@@ -254,10 +263,20 @@ class _Run:
         """Play every set that is not played yet."""
         for name, rows in self._cast.sets.items():
             path = self._out / f"{name}-{when}.jsonl"
-            if not path.exists():
+            now = self._out / f"{name}-{self.session.state.total}.jsonl"
+            if now.exists() and not path.exists():
+                self._copy(now, path)
+            elif not path.exists():
                 policy = self.session.policy(self.session.state.step)
                 tasks = [Task(scenario, EVAL_SEED) for scenario in rows]
                 self._play(path, tasks, policy, self._speaker)
+
+    def _copy(self, played: Path, path: Path) -> None:
+        """Take over what the same policy played on the way."""
+        if self.session.leads:
+            shutil.copyfile(played, path.with_suffix(".part"))
+            path.with_suffix(".part").rename(path)
+        ranks.wait()
 
     def _on_the_way(self, total: int) -> float | None:
         """Mean final emotion with the people of the first set, in a file of its own."""
@@ -342,7 +361,7 @@ class _Run:
         from heartloop.policy.train import sft
 
         chosen = self._config.improve
-        for number in range(self.session.state.step // max(1, chosen.steps), chosen.rounds):
+        for number in range(self.session.state.step // chosen.steps, chosen.rounds):
             begun = number * chosen.steps
             path = self._out / f"improve-{self.session.state.stage + 1}-{number + 1}.jsonl"
             if not path.exists():

@@ -127,18 +127,20 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
         return as_output(rollouts, self.eos_token_ids[0], left_out)
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        """A batch as the loss takes it; with turn credit, an advantage for each token."""
+        """A batch as the loss takes it."""
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        if self._config.reward.credit != "terminal":
-            output["advantages"] = self._by_turn(inputs, output["completion_ids"])
-        return output
+        return output | self._judged(inputs, output)
+
+    def _judged(self, rows: Sequence[dict[str, Any]], output: dict[str, Any]) -> dict[str, Tensor]:
+        """What replaces TRL's advantages, one a dialogue: those of the turns, where they differ."""
+        if self._config.reward.credit == "terminal":
+            return {}
+        return {"advantages": self._by_turn(rows, output["completion_ids"])}
 
     def _by_turn(self, rows: Sequence[dict[str, Any]], like: Tensor) -> Tensor:
-        """Advantages against the group, by turn; a group may lie on several processes."""
-        from accelerate.utils import gather_object
-
+        """Advantages against the group, by turn; the batch lies on all processes."""
         own = [(row["env_reward"], row["turn_rewards"]) for row in rows]
-        everyone: list[credit.Turns] = gather_object(own)
+        everyone: list[credit.Turns] = ranks.gather(own)
         rewards, size = [reward for reward, _ in everyone], self.num_generations
         batch = credit.spread(rewards)
         found: list[list[float]] = []
@@ -147,7 +149,7 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
             widths = {"group": credit.spread(rewards[at : at + size]), "batch": batch, "none": 1.0}
             width = widths[self._config.rl.scale_rewards]
             found += credit.turn_advantages(group, self._config.reward.credit == "centred", width)
-        start = self.accelerator.process_index * len(own)
+        start = ranks.rank() * len(own)
         return credit.over_tokens(
             found[start : start + len(own)], [row["turn_ends"] for row in rows], like
         )

@@ -105,6 +105,7 @@ def test_a_run_is_resumed_with_its_own_settings_only(folder, tmp_path):
         ({"world.scenarios": "none.jsonl"}, InvalidInput, "none.jsonl"),
         ({"eval.scenarios": "train"}, ConfigError, "shares 3 scenarios with world.scenarios"),
         ({"eval.sentences": "none.jsonl"}, InvalidInput, "none.jsonl"),
+        ({"policy.system": "none.txt"}, ConfigError, "policy.system: cannot read none.txt"),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_written(
@@ -114,6 +115,16 @@ def test_wrong_settings_are_refused_before_anything_is_written(
     with pytest.raises(error, match=message) as caught:
         train(config)
     assert "\n" not in str(caught.value)
+    assert not config.run.out.exists()
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_written(
+    folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("heartloop.policy.train.run.find_spec", lambda name: None)
+    config = recipe(folder, tmp_path / "run", **{"run.report_to": '["trackio"]'})
+    with pytest.raises(ConfigError, match="trackio is not installed: pip install trackio"):
+        train(config)
     assert not config.run.out.exists()
 
 
@@ -211,6 +222,8 @@ def test_the_best_and_the_last_checkpoints_are_kept(folder, tmp_path):
     means = {
         step: fmean(e.final for _, e in read(out / f"eval-{step}.jsonl")) for step in (1, 2, 3, 4)
     }
+    last = [(out / f"eval-{when}.jsonl").read_bytes() for when in ("4", "after")]
+    assert last[0] == last[1], "not played twice"
     best = max(means, key=lambda step: (means[step], -step))
     kept = {p.name for p in out.glob("checkpoint-*")}
     assert kept == {f"checkpoint-{step}" for step in (3, 4, best)}
