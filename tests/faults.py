@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -56,6 +57,7 @@ class FaultServer:
         latency: float = 0.0,
         stall: float = 30.0,
         retry_after: str = "0",
+        together: int = 1,
     ) -> None:
         """Serve `answer`.
 
@@ -67,9 +69,14 @@ class FaultServer:
             latency: Seconds before each answer.
             stall: Seconds that a stalled request takes.
             retry_after: Header of the 429 answers.
+            pause: Seconds before each word of a streamed answer, the first aside.
+            together: Requests that have to be under way before the first of them is answered;
+                may be set while serving.
         """
         self.answer, self.rate, self.faults, self.seed = answer, rate, faults, seed
         self.latency, self.stall, self.retry_after = latency, stall, retry_after
+        self.pause = pause
+        self.together = together
         self.seen: list[Seen] = []
         self.counts: Counter[str] = Counter()
         """Answers by kind: "ok" or the name of a fault."""
@@ -114,10 +121,17 @@ class FaultServer:
         self.flying += 1
         self.most = max(self.most, self.flying)
         try:
+            await self._company()
             await asyncio.sleep(self.stall if kind == "stall" else self.latency)
             return await self._reply(request, body, kind)
         finally:
             self.flying -= 1
+
+    async def _company(self) -> None:
+        """Wait until as many requests as were asked for are under way, once."""
+        while self.flying < self.together:
+            await asyncio.sleep(0.002)
+        self.together = 1
 
     async def _reply(
         self, request: web.Request, body: dict[str, Any], kind: str
@@ -132,6 +146,8 @@ class FaultServer:
         said = ODD[kind] if kind in ODD else self.answer(body)
         if isinstance(said, web.Response):
             return said
+        if body.get("stream"):
+            return await _streamed(request, body, said, self.pause, cut=kind == "cut")
         whole = json.dumps(completion(body, said)).encode()
         return await _cut(request, whole) if kind == "cut" else web.Response(body=whole)
 
@@ -144,6 +160,35 @@ async def _cut(request: web.Request, whole: bytes) -> web.StreamResponse:
     if request.transport:
         request.transport.close()
     return response
+
+
+async def _streamed(
+    request: web.Request, body: dict[str, Any], said: str, pause: float, *, cut: bool
+) -> web.StreamResponse:
+    """An answer as server-sent events, a word each; one that is cut hangs up half way."""
+    events = list(chunks(body, said))
+    if cut:
+        events = events[: len(said.split()) // 2]
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    for number, event in enumerate(events):
+        await asyncio.sleep(pause if number else 0)
+        await response.write(f"data: {event}\n\n".encode())
+    if cut and request.transport:
+        request.transport.close()
+    return response
+
+
+def chunks(body: dict[str, Any], text: str) -> Iterator[str]:
+    """What the events of a streamed answer hold; a token is a word."""
+    done = completion(body, text)
+    words = re.findall(r"\s*\S+", text)
+    for delta, finish in (*(({"content": w}, None) for w in words), ({}, "stop")):
+        choice = {"index": 0, "delta": delta, "finish_reason": finish}
+        yield json.dumps({"model": body["model"], "choices": [choice]})
+    if body.get("stream_options", {}).get("include_usage"):
+        yield json.dumps({"model": body["model"], "choices": [], "usage": done["usage"]})
+    yield "[DONE]"
 
 
 def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
