@@ -58,6 +58,7 @@ class FaultServer:
         stall: float = 30.0,
         retry_after: str = "0",
         together: int = 1,
+        pause: float = 0.0,
     ) -> None:
         """Serve `answer`.
 
