@@ -176,6 +176,7 @@ async def _streamed(
         await asyncio.sleep(pause if number else 0)
         await response.write(f"data: {event}\n\n".encode())
     if cut and request.transport:
+        await asyncio.sleep(0.1)  # aiohttp drops what it has not given out when a connection breaks
         request.transport.close()
     return response
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from queue import SimpleQueue
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, suppress
+from enum import StrEnum
+from queue import Empty, SimpleQueue
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from heartloop.chat.drafts import Drafts, drafts
 from heartloop.env.play import Policy, Prompt
 from heartloop.errors import CallFailure, EpisodeFailure, HeartloopError
+from heartloop.llm.base import Calls
 from heartloop.simusers.base import SimUser
 from heartloop.types import Reply
 
@@ -80,29 +83,72 @@ class Spoken(NamedTuple):
     """What was tried before it, where the policy is a loop."""
 
 
+class Way(StrEnum):
+    """How a policy brings forth its reply."""
+
+    WORDS = "words"
+    WHOLE = "whole"
+    DRAFTS = "drafts"
+
+
+def way(policy: Policy) -> Way:
+    """Whether a policy speaks word by word, all at once, or chooses among whole drafts."""
+    from heartloop.policy.loops import Loop
+
+    if isinstance(policy, Loop):
+        return Way.DRAFTS
+    return Way.WORDS if isinstance(policy, Streaming) else Way.WHOLE
+
+
 def speak(policy: Policy, prompt: Prompt, stop: threading.Event) -> Iterator[Spoken]:
     """The reply as it grows; a policy that cannot stream gives it at once.
 
-    It ends early when `stop` is set, also while the policy is still at work.
+    It ends early when `stop` is set, also while the policy is still at work; calls of models that
+    are then under way are given up.
 
     Raises:
-        EpisodeFailure: the policy has no reply.
+        EpisodeFailure: the policy has no reply, or none beyond what was given.
     """
-    if isinstance(policy, Streaming):
-        raw = ""
+    box: SimpleQueue[Spoken | Exception | None] = SimpleQueue()
+    over, calls = threading.Event(), Calls()
+
+    def work() -> None:
+        calls.adopt()
         try:
-            for piece in policy.stream(prompt):
-                if stop.is_set():
+            with closing(_states(policy, prompt)) as states:
+                for spoken in states:
+                    if over.is_set():
+                        return
+                    box.put(spoken)
+            box.put(None)
+        except Exception as error:  # carried over to the thread that asked
+            box.put(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        while not stop.is_set():
+            with suppress(Empty):
+                found = box.get(timeout=_POLL)
+                if found is None:
                     return
-                raw += piece
-                yield Spoken(partial(raw))
-        except Exception as error:
-            raise _failure(policy, error) from error
-        yield Spoken(Reply.parse(raw))
+                if isinstance(found, Exception):
+                    raise _failure(policy, found) from found
+                yield found
+    finally:
+        over.set()
+        calls.cancel()
+
+
+def _states(policy: Policy, prompt: Prompt) -> Generator[Spoken]:
+    """The states of a growing reply, the last of them whole."""
+    if not isinstance(policy, Streaming):
+        yield _answered(policy, prompt)
         return
-    found = _aside(policy, prompt, stop)
-    if found is not None:
-        yield found
+    raw = ""
+    for piece in policy.stream(prompt):
+        raw += piece
+        yield Spoken(partial(raw))
+    yield Spoken(Reply.parse(raw))
 
 
 def partial(raw: str) -> Reply:
@@ -116,28 +162,6 @@ def partial(raw: str) -> Reply:
     if found.think is None and text.startswith(_OPEN) and text.endswith("</think>"):
         return Reply(text="", think=text[len(_OPEN) : -len("</think>")].strip(), raw=raw)
     return found
-
-
-def _aside(policy: Policy, prompt: Prompt, stop: threading.Event) -> Spoken | None:
-    """The reply of a policy that answers all at once; None when it was told to stop."""
-    box: SimpleQueue[Spoken | Exception] = SimpleQueue()
-
-    def work() -> None:
-        try:
-            box.put(_answered(policy, prompt))
-        except Exception as error:  # carried over to the thread that asked
-            box.put(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    while thread.is_alive() and not stop.is_set():
-        thread.join(_POLL)
-    if box.empty():
-        return None
-    found = box.get()
-    if isinstance(found, Spoken):
-        return found
-    raise _failure(policy, found) from found
 
 
 def _failure(policy: Policy, error: Exception) -> HeartloopError:

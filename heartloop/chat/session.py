@@ -7,7 +7,7 @@ and branching begin a new branch and lose nothing. A message is on the disk befo
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 from random import Random
@@ -157,8 +157,11 @@ class Session:
         """Break off the reply that is being spoken; what came of it stays."""
         self._stop.set()
 
-    def answer(self) -> Iterator[Entry]:
+    def answer(self, began: Callable[[Policy], None] = lambda policy: None) -> Iterator[Entry]:
         """Let each policy whose move it is reply.
+
+        Args:
+            began: Told of each policy when it is asked.
 
         Yields:
             Every state of each growing reply.
@@ -173,6 +176,7 @@ class Session:
         asked = self._asked()
         first = None
         for spec in self.setup.policies:
+            began(self.cast.policy(spec))
             for entry in self._reply(spec, asked):
                 first = entry.id if first is None else first
                 yield entry

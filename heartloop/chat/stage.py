@@ -12,14 +12,21 @@ from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.widgets import Static
 
 from heartloop.chat import care
+from heartloop.chat.cast import Way, way
 from heartloop.chat.desk import Desk
 from heartloop.chat.entries import ABOUT, PERSON, Entry, Mode
 from heartloop.chat.session import Due, Session
 from heartloop.chat.transcript import MakeRow, Transcript
 from heartloop.chat.widgets import Composer, Said, Sessions, gauge, tried, why
+from heartloop.env.play import Policy
 from heartloop.errors import HeartloopError, InvalidInput, unknown
 from heartloop.policy.evals.show import plain
 
+_AT_WORK = {
+    Way.WORDS: "{name} is asked, its words will come one by one ... Esc breaks it off",
+    Way.WHOLE: "{name} works on a reply that comes all at once ... Esc breaks it off",
+    Way.DRAFTS: "{name} tries whole drafts and then says one ... Esc breaks it off",
+}
 _DUE = {
     Due.PERSON: "your move",
     Due.POLICY: "the policy's move",
@@ -220,11 +227,13 @@ class Stage(App[None]):
             return True
         if session.due is not Due.POLICY:
             return False
-        self._tell(self._status, "the policy replies ... Esc breaks it off")
-        for entry in session.answer():
+        for entry in session.answer(self._began):
             self._tell(self._grown, entry)
         self._tell(self._ended)
         return session.due is not Due.POLICY
+
+    def _began(self, policy: Policy) -> None:
+        self._tell(self._status, _AT_WORK[way(policy)].format(name=policy.name))
 
     def _tell(self, function: Callable[..., Any], *values: Any) -> None:
         """Call in the thread of the screen, unless that has gone."""
@@ -234,6 +243,7 @@ class Stage(App[None]):
     async def _grown(self, entry: Entry) -> None:
         """Show the next state of a reply."""
         if entry.id not in self._shown:
+            self._status(f"{entry.author} speaks ... Esc breaks it off and keeps what came")
             await self._append(entry.id)
         elif (said := self._live.get(entry.id)) and said.is_attached:
             await said.grow(entry)

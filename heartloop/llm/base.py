@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
+from contextlib import aclosing
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from queue import SimpleQueue
+from typing import Any, Protocol, TypeVar, runtime_checkable
 from weakref import WeakSet
 
 from pydantic import Field
@@ -88,6 +90,24 @@ class ChatModel(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamingModel(ChatModel, Protocol):
+    """A chat model that can say its answer as it is made."""
+
+    def stream(
+        self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
+    ) -> AsyncGenerator[str]:
+        """Pieces of one answer; no JSON schema is asked for.
+
+        Args as for a call. To be used on the models' event loop, see `pieces`.
+
+        Raises:
+            CallFailure: as a call, or the answer broke off after the pieces given.
+            EndpointFailure: as a call.
+        """
+        ...
+
+
 def complete(
     model: ChatModel, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
 ) -> Completion:
@@ -116,8 +136,8 @@ class Calls:
         for call in calls:
             call.cancel()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of a coroutine on the models' event loop.
+    def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Begin a coroutine on the models' event loop.
 
         Raises:
             CancelledError: the calls were given up.
@@ -128,13 +148,25 @@ class Calls:
                 raise CancelledError("this run was given up: begin a new one")
             future = asyncio.run_coroutine_threadsafe(work, event_loop())
             self._under_way.add(future)
+        future.add_done_callback(self._ended)
+        return future
+
+    def _ended(self, future: Future[Any]) -> None:
+        with self._lock:
+            self._under_way.discard(future)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of a coroutine on the models' event loop.
+
+        Raises:
+            CancelledError: the calls were given up.
+        """
+        future = self.start(work)
         try:
             return future.result()
         finally:
             # Does nothing to a finished call; one left by Ctrl-C is not paid for any longer.
             future.cancel()
-            with self._lock:
-                self._under_way.discard(future)
 
 
 _CALLS: ContextVar[Calls | None] = ContextVar("calls", default=None)
@@ -150,6 +182,29 @@ async def on_event_loop(work: Coroutine[Any, Any, T]) -> T:
     if asyncio.get_running_loop() is event_loop():
         return await work
     return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, event_loop()))
+
+
+def pieces(stream: AsyncGenerator[T]) -> Iterator[T]:
+    """What a generator on the models' event loop gives, for code that does not await.
+
+    It is read as fast as it gives, for what waits in a connection is lost where that breaks. To
+    close this closes the other, with all that it holds.
+    """
+    box: SimpleQueue[T | None] = SimpleQueue()
+
+    async def read() -> None:
+        async with aclosing(stream):
+            async for piece in stream:
+                box.put(piece)
+
+    reading = (_CALLS.get() or Calls()).start(read())
+    reading.add_done_callback(lambda _: box.put(None))
+    try:
+        while (piece := box.get()) is not None:
+            yield piece
+        reading.result()
+    finally:
+        reading.cancel()
 
 
 class Renewable(Protocol):

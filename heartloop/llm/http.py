@@ -8,8 +8,8 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from dataclasses import dataclass, field
 from random import Random
 from typing import NoReturn
@@ -34,6 +34,7 @@ from heartloop.llm.wire import (
     CALL_REFUSALS,
     SCHEMA_REFUSALS,
     SCHEMA_WORDS,
+    Heard,
     Unreadable,
     read_answer,
     request_body,
@@ -52,6 +53,10 @@ SECRET = 8
 """Characters from which on a key is one; "EMPTY" and the like only please servers without any."""
 DOUBTS = 2
 """Calls in a row that only succeed without a JSON schema before no more are asked for."""
+_COUNT = {"stream_options": {"include_usage": True}}
+"""Asks that a stream end with the tokens it took."""
+_FAULTS = (aiohttp.ClientError, OSError, ValueError, EOFError)
+"""What may break on the way, a timeout aside."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -74,6 +79,8 @@ class _Call:
     structured: bool
     named: bool = False
     """Whether a refusal named the JSON schema as its reason."""
+    counted: bool = True
+    """Whether a stream is asked to end with the tokens it took."""
     id: str = field(default_factory=lambda: uuid4().hex)
     attempts: int = 0
     faults: int = 0
@@ -137,19 +144,53 @@ class Endpoint:
         limit = self.limits.cap(self._timeout)
         # Errors of aiohttp may carry the headers, so none leaves here, not even as a cause.
         try:
-            async with _SESSIONS.get().post(
-                f"{self.url}/chat/completions",
-                data=body,
-                headers=_headers(self.key, request_id),
-                timeout=aiohttp.ClientTimeout(total=limit, sock_connect=min(CONNECT, limit)),
-                allow_redirects=False,
-            ) as response:
-                wait = retry_after(response.headers.get("Retry-After"))
-                return Response(response.status, self._clean(await _body(response)), "", wait)
+            async with self._sent(body, request_id, limit, total=limit) as response:
+                return await self._whole(response)
         except TimeoutError:
-            fault = f"no whole answer within {limit:.3g} s"
-        except (aiohttp.ClientError, OSError, ValueError, EOFError) as error:
-            fault = f"{type(error).__name__} {error}".strip()
+            return Response(0, fault=f"no whole answer within {limit:.3g} s")
+        except _FAULTS as error:
+            return self._fault(error)
+
+    async def events(self, body: bytes, request_id: str) -> AsyncGenerator[bytes | Response]:
+        """Send one request whose answer may be streamed.
+
+        Yields:
+            What each event holds, as it comes in; last of all the response, with a body where
+            there were no events, and with a fault where they broke off.
+        """
+        self.check_key()
+        limit = self.limits.cap(self._timeout)
+        try:
+            async with self._sent(body, request_id, limit, sock_read=limit) as response:
+                if response.status != 200 or response.content_type != "text/event-stream":
+                    yield await self._whole(response)
+                    return
+                async for event in _events(response):
+                    yield self._clean(event)
+            yield Response(200)
+        except TimeoutError:
+            yield Response(0, fault=f"nothing came for {limit:.3g} s")
+        except _FAULTS as error:
+            yield self._fault(error)
+
+    def _sent(
+        self, body: bytes, request_id: str, limit: float, **timeouts: float
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        return _SESSIONS.get().post(
+            f"{self.url}/chat/completions",
+            data=body,
+            headers=_headers(self.key, request_id),
+            timeout=aiohttp.ClientTimeout(sock_connect=min(CONNECT, limit), **timeouts),
+            allow_redirects=False,
+        )
+
+    async def _whole(self, response: aiohttp.ClientResponse) -> Response:
+        wait = retry_after(response.headers.get("Retry-After"))
+        body = b"".join([piece async for piece in _pieces(response)])
+        return Response(response.status, self._clean(body), "", wait)
+
+    def _fault(self, error: Exception) -> Response:
+        fault = f"{type(error).__name__} {error}".strip()
         return Response(0, fault=self._clean(fault.encode()).decode())
 
     def _clean(self, raw: bytes) -> bytes:
@@ -220,6 +261,78 @@ class HttpModel:
                 seconds = time.perf_counter() - call.began
                 return completion.model_copy(update={"seconds": seconds})
 
+    async def stream(
+        self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
+    ) -> AsyncGenerator[str]:
+        """Pieces of one answer; see `StreamingModel`. A server that knows no streams gives one.
+
+        What fails before the first piece is tried again like any call.
+        """
+        call, heard = _Call(structured=False), Heard(self._model)
+        try:
+            while not heard.over:
+                more = {"stream": True} | (_COUNT if call.counted else {})
+                body = request_body(self._model, messages, decoding, False, more)
+                async with aclosing(self._hear(body, call, heard)) as given:
+                    async for piece in given:
+                        yield piece
+        except HeartloopError:
+            LEDGER.book(self.spec, purpose, call.usage())
+            raise
+        seconds = time.perf_counter() - call.began
+        done = heard.completion().model_copy(update={"seconds": seconds})
+        LEDGER.book(self.spec, purpose, Usage.of(done, call.attempts - 1, self._price))
+
+    async def _hear(self, body: bytes, call: _Call, heard: Heard) -> AsyncGenerator[str]:
+        """The pieces one request brings; `heard` is over where no other need follow."""
+        async with self._endpoint.limits.slot() as sent:
+            call.attempts += 1
+            response = Response(0)
+            events = self._endpoint.events(body, f"{call.id}-{call.attempts}")
+            try:
+                async with aclosing(events):
+                    async for event in events:
+                        if isinstance(event, Response):
+                            response = event
+                        elif piece := heard.take(event):
+                            yield piece
+                        if heard.done:
+                            break
+                if response.status == 200 and response.body:
+                    yield heard.take_whole(response.body)
+                reason = _reason(response) or "it ended without an end"
+            except Unreadable as error:
+                reason = str(error)
+            if self._judged(response, reason, sent, call, heard):
+                return
+        await self._back_off(call, reason)
+
+    def _judged(
+        self, response: Response, reason: str, sent: float, call: _Call, heard: Heard
+    ) -> bool:
+        """Book a request whose answer was streamed; False where it is to be tried again later."""
+        limits = self._endpoint.limits
+        if heard.over:
+            done = heard.completion()
+            limits.succeed(done.prompt_tokens + done.completion_tokens)
+        elif heard.text:
+            # What has been given out cannot be taken back by another try.
+            limits.fail(time.monotonic(), reason)
+            raise CallFailure(f"the answer of {self._where} broke off: {reason}")
+        elif (
+            call.counted
+            and response.status in SCHEMA_REFUSALS
+            and b"stream_options" in response.body
+        ):
+            call.counted = False
+        elif response.status == 200:
+            limits.fail(sent, reason)
+            return False
+        else:
+            self._blame(response, reason, sent)
+            return False
+        return True
+
     async def _attempt(self, body: bytes, call: _Call) -> Completion | None:
         """One request; None where another is worth its while."""
         endpoint = self._endpoint
@@ -233,7 +346,7 @@ class HttpModel:
                     return reason
                 endpoint.limits.fail(sent, reason)
             else:
-                reason = f"{response.status} {_excerpt(response)}".removeprefix("0 ")
+                reason = _reason(response)
                 if self._drops_schema(response, call):
                     return None
                 self._blame(response, reason, sent)
@@ -311,20 +424,33 @@ def _headers(variable: str, request_id: str) -> dict[str, str]:
     return headers | ({"Authorization": f"Bearer {key}"} if key else {})
 
 
-def _excerpt(response: Response) -> str:
-    """The beginning of what a server says, on one line."""
+def _reason(response: Response) -> str:
+    """Why there is no answer: the status and the beginning of what a server says, on one line."""
     text = response.fault or whole(response.body)
-    return " ".join(text.split())[:300]
+    status = str(response.status) if response.status not in (0, 200) else ""
+    return f"{status} {' '.join(text.split())[:300]}".strip()
 
 
-async def _body(response: aiohttp.ClientResponse) -> bytes:
-    pieces, size = [], 0
+async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    size = 0
     async for piece in response.content.iter_any():
-        pieces.append(piece)
         size += len(piece)
         if size > LARGEST:
             raise ValueError(f"the answer is larger than {LARGEST} bytes")
-    return b"".join(pieces)
+        yield piece
+
+
+async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """What the server-sent events of a response hold; one that broke off is left out."""
+    rest, data = b"", list[bytes]()
+    async for piece in _pieces(response):
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in (line.removesuffix(b"\r") for line in lines):
+            if line.startswith(b"data:"):
+                data.append(line.removeprefix(b"data:").removeprefix(b" "))
+            elif not line and data:
+                yield b"\n".join(data)
+                data = []
 
 
 class _Sessions:

@@ -39,7 +39,7 @@ class HttpOptions(Value):
     concurrency: int = Field(64, ge=1)
     """Most requests at once; fewer where the server complains."""
     timeout: float = Field(60, gt=0, allow_inf_nan=False)
-    """Seconds for one request; patience may cut it short."""
+    """Seconds for one request, or of a stream for its next words; patience may cut it short."""
     retries: int = Field(4, ge=0)
     """Requests beyond the first before a call is given up."""
     patience: float = Field(60, gt=0, allow_inf_nan=False)

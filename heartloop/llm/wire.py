@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
@@ -27,13 +28,20 @@ CALL_REFUSALS = re.compile(
 """A refusal of this one dialogue; others may still be answered."""
 
 
+_UNREADABLE = (
+    ArithmeticError, ValueError, LookupError, TypeError, AttributeError, RecursionError,
+)  # fmt: skip
+"""What reading an answer that is none may raise."""
+
+
 class Unreadable(ValueError):
     """An answer that does not hold what the protocol promises."""
 
 
 def request_body(
-    model: str, messages: Sequence[Message], decoding: Decoding, structured: bool
-) -> bytes:
+    model: str, messages: Sequence[Message], decoding: Decoding, structured: bool,
+    more: Mapping[str, Any] | None = None,
+) -> bytes:  # fmt: skip
     """The JSON of a request; what is left at its default by the caller is left to the server."""
     body: dict[str, Any] = {
         "model": model,
@@ -57,7 +65,74 @@ def request_body(
                 "schema": decoding.json_schema,
             },
         }
-    return json.dumps(body).encode()
+    return json.dumps(body | dict(more or {})).encode()
+
+
+@dataclass(slots=True)
+class Heard:
+    """What has come in of an answer that is streamed."""
+
+    asked: str
+    """The model, where the server does not name it."""
+    text: str = ""
+    finish: str = ""
+    """Empty until the server says why the answer ends."""
+    done: bool = False
+    """Whether the server said that no more events come."""
+    _model: str = ""
+    _usage: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def over(self) -> bool:
+        """Whether the answer has come to its end."""
+        return self.done or bool(self.finish)
+
+    def take(self, event: bytes) -> str:
+        """The text that an event adds.
+
+        Raises:
+            Unreadable: it is no piece of a chat completion.
+        """
+        if event.strip() == b"[DONE]":
+            self.done = True
+            return ""
+        try:
+            piece = self._read(json.loads(event))
+        except _UNREADABLE as error:
+            raise _unreadable("piece of a chat completion", error, event) from None
+        self.text += piece
+        return piece
+
+    def take_whole(self, body: bytes) -> str:
+        """The text of an answer that was not streamed after all.
+
+        Raises:
+            Unreadable: it is no chat completion.
+        """
+        done = read_answer(body, self.asked)
+        self.text, self.finish, self._model, self.done = done.text, done.finish, done.model, True
+        self._usage = done.model_dump(include={"prompt_tokens", "completion_tokens"})
+        return self.text
+
+    def _read(self, event: dict[str, Any]) -> str:
+        if error := event.get("error"):
+            raise ValueError(f"the server says {error!r:.200}")
+        self._model = str(event.get("model") or self._model)
+        self._usage = event.get("usage") or self._usage
+        # The usage comes in an event without any choice.
+        choice = (event.get("choices") or [{}])[0]
+        self.finish = str(choice.get("finish_reason") or self.finish)
+        return _text((choice.get("delta") or {}).get("content"))
+
+    def completion(self) -> Completion:
+        """The whole answer."""
+        return Completion(
+            text=self.text,
+            model=self._model or self.asked,
+            finish=self.finish or "stop",
+            prompt_tokens=_count(self._usage.get("prompt_tokens")),
+            completion_tokens=_count(self._usage.get("completion_tokens")),
+        )
 
 
 def read_answer(raw: bytes, asked: str) -> Completion:
@@ -78,12 +153,14 @@ def read_answer(raw: bytes, asked: str) -> Completion:
             completion_tokens=_count(usage.get("completion_tokens")),
             logprobs=tuple(map(_logprob, (choice.get("logprobs") or {}).get("content") or ())),
         )
-    except (ArithmeticError, ValueError, LookupError, TypeError, AttributeError,
-            RecursionError) as error:  # fmt: skip
-        kind = (
-            "invalid" if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
-        )
-        raise Unreadable(f"no chat completion ({kind}) in {whole(raw[:80])!r}") from None
+    except _UNREADABLE as error:
+        raise _unreadable("chat completion", error, raw) from None
+
+
+def _unreadable(wanted: str, error: Exception, raw: bytes) -> Unreadable:
+    invalid = isinstance(error, ValidationError)
+    kind = "invalid" if invalid else f"{type(error).__name__}: {error}"
+    return Unreadable(f"no {wanted} ({kind}) in {whole(raw[:80])!r}")
 
 
 def whole(raw: bytes) -> str:

@@ -10,7 +10,7 @@ from heartloop.errors import InvalidInput, unknown
 from heartloop.llm import Decoding, make_model
 from heartloop.llm.ledger import bare
 from heartloop.policy import scripted
-from heartloop.policy.chat import ChatPolicy
+from heartloop.policy.chat import chat_policy
 from heartloop.policy.evals.hackers import hacker
 from heartloop.policy.loops import LOOPS, Budget
 from heartloop.policy.loops.dialogue import companion
@@ -56,7 +56,7 @@ def make_policy(
     if head == "hacker":
         return hacker(inner)
     if spec.startswith(("openai:", "vllm:")):
-        return ChatPolicy(make_model(spec), bare(spec), _decoding(sampling))
+        return chat_policy(make_model(spec), bare(spec), _decoding(sampling))
     path, name = _place(spec)
     model = LanguageModel.load(path, thinking=thinking, device=device, exact=exact)
     return ModelPolicy(model, sampling or Sampling(), name)

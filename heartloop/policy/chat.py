@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from heartloop.env.play import Prompt
 from heartloop.errors import CallFailure, EpisodeFailure
-from heartloop.llm import ChatModel, Completion, Decoding
-from heartloop.llm.base import wait
+from heartloop.llm import ChatModel, Decoding
+from heartloop.llm.base import StreamingModel, pieces, wait
 from heartloop.types import Message, Reply
 
 SYSTEM = {
@@ -45,22 +45,52 @@ class ChatPolicy:
         return list(await asyncio.gather(*map(self._one, prompts)))
 
     async def _one(self, prompt: Prompt) -> Reply | EpisodeFailure:
-        decoding = self.decoding.model_copy(update={"seed": prompt.seed % 2**31})
         try:
-            said = await self.model(_messages(prompt.history), decoding, "policy")
-            return _read(said)
+            said = await self.model(_messages(prompt.history), self._drawn(prompt), "policy")
+            return _read(said.text, f"{said.model} (finish {said.finish!r})")
         except CallFailure as failure:
             return failure
 
+    def _drawn(self, prompt: Prompt) -> Decoding:
+        """How the reply to a prompt is drawn."""
+        return self.decoding.model_copy(update={"seed": prompt.seed % 2**31})
 
-def _read(said: Completion) -> Reply:
+
+@dataclass(frozen=True, slots=True)
+class StreamingPolicy(ChatPolicy):
+    """A policy whose model can say its reply as it is made."""
+
+    model: StreamingModel
+
+    def stream(self, prompt: Prompt) -> Iterator[str]:
+        """The reply to one prompt in pieces that add up to its generated text.
+
+        Raises:
+            CallFailure: it broke off after the pieces given, or says nothing to the person.
+        """
+        said = ""
+        answer = self.model.stream(_messages(prompt.history), self._drawn(prompt), "policy")
+        for piece in pieces(answer):
+            said += piece
+            yield piece
+        _read(said, self.name)
+
+
+def chat_policy(model: ChatModel, name: str, decoding: Decoding) -> ChatPolicy:
+    """The policy a chat model speaks for; it streams where the model does."""
+    if isinstance(model, StreamingModel):
+        return StreamingPolicy(model, name, decoding)
+    return ChatPolicy(model, name, decoding)
+
+
+def _read(said: str, who: str) -> Reply:
     """The reply; an answer in which nothing is said to the person is none."""
-    reply = Reply.parse(said.text)
+    reply = Reply.parse(said)
     if not reply.text.strip() or (
         reply.think is None and reply.text.lstrip().startswith("<think>")
     ):
         raise CallFailure(
-            f"{said.model} said nothing to the person (finish {said.finish!r}): {said.text!r:.80}; "
+            f"{who} said nothing to the person: {said!r:.80}; "
             "more max_tokens may help where it was still thinking"
         )
     return reply
