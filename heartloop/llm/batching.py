@@ -119,7 +119,8 @@ def dialogue_ids(tokenizer: Any, messages: Sequence[Message]) -> list[int]:
     Raises:
         CallFailure: the chat template refuses the dialogue.
     """
-    rows = [{"role": m.role, "content": _plain(tokenizer, m.content)} for m in messages]
+    marks = control_marks(tokenizer)
+    rows = [{"role": m.role, "content": plain(m.content, marks)} for m in messages]
     try:
         text = tokenizer.apply_chat_template(
             rows, tokenize=False, add_generation_prompt=True, enable_thinking=False
@@ -143,7 +144,19 @@ def room(ids: Sequence[int], decoding: Decoding, context: int | None) -> int:
     return min(decoding.max_tokens, context - len(ids))
 
 
-def _plain(tokenizer: Any, text: str) -> str:
-    for mark in tokenizer.all_special_tokens:
+def control_marks(tokenizer: Any) -> tuple[str, ...]:
+    """How a tokenizer spells its control tokens, those of the chat format included.
+
+    What it calls its special tokens need not be all: Llama's names neither of a header's marks.
+    The marks of a think block are text: a model says them itself.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    marks = [*tokenizer.all_special_tokens, *(str(t) for t in added if t.special)]
+    return tuple(dict.fromkeys(m for m in marks if m not in ("<think>", "</think>")))
+
+
+def plain(text: str, marks: Sequence[str]) -> str:
+    """The text with control tokens broken up, so that nobody can forge them."""
+    for mark in marks:
         text = text.replace(mark, f"{mark[:1]} {mark[1:]}")
     return text

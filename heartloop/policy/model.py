@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from heartloop.env.play import Prompt
 from heartloop.errors import ConfigError, InvalidInput, extra
+from heartloop.llm.batching import control_marks, plain
 from heartloop.types import Message, Reply
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 _FILLER = "heartloop"
 """Stands in for a message where only the chat format around it is wanted."""
 _UNFINISHED = "\N{REPLACEMENT CHARACTER} \n\t"
+_THINK = "<think>"
+_DATE = "26 Jul 2024"
+"""Told to chat templates that would otherwise name today's: the same dialogue is the same tokens
+tomorrow. Llama's templates fall back on this day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,11 @@ class LanguageModel:
         self.model, self.tokenizer, self.thinking = model, tokenizer, thinking
         self.system = system
         self.end_ids = self._end_ids()
+        self._marks = control_marks(tokenizer)
+        self._mute = {*self.end_ids, *tokenizer.convert_tokens_to_ids(list(self._marks))}
         self._before, self._after = self._frame()
+        # Some templates begin the think block themselves, so that its mark is never sampled.
+        self._begun = _THINK + "\n" if self._after.rstrip().endswith(_THINK) else ""
 
     @classmethod
     def load(
@@ -126,15 +135,14 @@ class LanguageModel:
         if self.system:
             rows.insert(0, {"role": "system", "content": self.system})
         text: str = self.tokenizer.apply_chat_template(
-            rows, add_generation_prompt=True, tokenize=False, enable_thinking=self.thinking
-        )
+            rows, add_generation_prompt=True, tokenize=False, enable_thinking=self.thinking,
+            date_string=_DATE,
+        )  # fmt: skip
         return text
 
     def _plain(self, text: str) -> str:
         """The text with the tokenizer's control tokens broken up, so that nobody can forge them."""
-        for mark in self.tokenizer.all_special_tokens:
-            text = text.replace(mark, f"{mark[:1]} {mark[1:]}")
-        return text
+        return plain(text, self._marks)
 
     def _frame(self) -> tuple[str, str]:
         """What stands between a finished reply and the user's words, and after these."""
@@ -159,13 +167,14 @@ class LanguageModel:
     def said(self, reply: Reply) -> list[int]:
         """Ids of a finished reply, as if they had been sampled."""
         text = self._plain(reply.raw or reply.text)
-        return [*self._ids(text), self.end_ids[0]]
+        return [*self._ids(text.removeprefix(self._begun)), self.end_ids[0]]
 
     def text(self, ids: Sequence[int]) -> str:
-        """What sampled ids spell."""
-        kept = [i for i in ids if i not in self.end_ids]
-        text: str = self.tokenizer.decode(kept, skip_special_tokens=True).strip()
-        return text
+        """What sampled ids spell, with the mark of a think block that the template began."""
+        kept = [i for i in ids if i not in self._mute]
+        # Not by skipping what is special: in some tokenizers the marks of a think block are.
+        text: str = self.tokenizer.decode(kept, skip_special_tokens=False).strip()
+        return self._begun + text
 
     def reply(self, ids: Sequence[int]) -> Reply:
         """The reply that sampled ids spell."""
