@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+from heartloop.chat.entries import Entry
 from heartloop.chat.session import Session
 from heartloop.env.record import EpisodeWriter
 from heartloop.errors import InvalidInput, OutputRefused, unknown
@@ -20,7 +22,8 @@ def export(session: Session, form: str, path: Path) -> Path:
     Args:
         session: What to write.
         form: "md", or "jsonl": an episode line where a simulated user takes part (verified and
-            rescored like any other), else a line of `messages`, the common form of chat data.
+            rescored like any other), else a line of `messages`, the common form of chat data,
+            which `warmup.episodes` takes as well.
         path: The new file.
 
     Raises:
@@ -54,9 +57,16 @@ def markdown(session: Session) -> str:
 
 
 def messages(session: Session) -> str:
-    """The shown dialogue as a line of chat data."""
-    said = [e.message.model_dump() for e in session.path if e.role != "notice"]
+    """The shown dialogue as a line of chat data; a reply that was broken off weighs nothing."""
+    said = [_message(entry) for entry in session.path if entry.role != "notice"]
     return json.dumps({"messages": said}, ensure_ascii=False) + "\n"
+
+
+def _message(entry: Entry) -> dict[str, Any]:
+    """A message, with its think block as it was generated."""
+    content = entry.raw if entry.think and entry.raw else entry.text
+    weight = {"weight": 0} if entry.cut else {}
+    return {"role": entry.message.role, "content": content, **weight}
 
 
 def quote(session: Session, what: str = "") -> str:

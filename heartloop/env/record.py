@@ -147,7 +147,7 @@ def scan(path: str | Path) -> Iterator[tuple[int, Episode | RecordError]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):
-                yield number, _parse(path, number, line)
+                yield number, parse(path, number, line)
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
 
@@ -165,7 +165,8 @@ def read(path: str | Path) -> Iterator[tuple[int, Episode]]:
         yield number, episode
 
 
-def _parse(path: Path, number: int, line: bytes) -> Episode | RecordError:
+def parse(path: Path, number: int, line: bytes) -> Episode | RecordError:
+    """The episode of a line, or what is wrong with it."""
     try:
         return Episode.model_validate_json(line)
     except ValidationError as error:

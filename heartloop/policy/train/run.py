@@ -26,7 +26,7 @@ from heartloop.policy.evals import report
 from heartloop.policy.evals.evaluate import evaluate
 from heartloop.policy.evals.report import Comparison
 from heartloop.policy.model import LanguageModel
-from heartloop.policy.train import checkpoint, learner, ranks
+from heartloop.policy.train import checkpoint, learner, ranks, sft
 from heartloop.policy.train.plan import plan
 from heartloop.policy.train.screen import Screen
 from heartloop.policy.train.session import METRICS, Session
@@ -160,11 +160,11 @@ class _Cast:
         self.sets = dict(_evaluation_sets(config))
         for name, rows in self.sets.items():
             _check_unseen(name, rows, self.learners)
-        self.lessons: list[Episode] = []
+        self.lessons: list[sft.Lesson] = []
         """What `warmup` learns from where a file is named."""
         if "warmup" in config.run.stages:
             if config.warmup.episodes:
-                self.lessons = [episode for _, episode in read(config.warmup.episodes)]
+                self.lessons = sft.read(config.warmup.episodes)
             else:
                 make_policy(config.warmup.teacher)
 
@@ -332,15 +332,13 @@ class _Run:
         train_rl(self.session, self._world, self._cast.learners)
 
     def _warmup(self) -> None:
-        """Learn from a file of episodes, or from another policy that plays."""
-        from heartloop.policy.train import sft
-
+        """Learn from a file of dialogues, or from another policy that plays."""
         chosen = self._config.warmup
-        episodes = self._cast.lessons or self._taught()
+        lessons = self._cast.lessons or self._taught()
         if self.session.state.step < chosen.steps:
-            sft.learn(self.session, sft.select(episodes, chosen.least, chosen.best), chosen, 0)
+            sft.learn(self.session, sft.select(lessons, chosen.least, chosen.best), chosen, 0)
 
-    def _taught(self) -> list[Episode]:
+    def _taught(self) -> list[sft.Lesson]:
         """What the teacher plays, from the file where it lies already."""
         path = self._out / f"warmup-{self.session.state.stage + 1}.jsonl"
         if self.session.leads and not path.exists():
@@ -358,8 +356,6 @@ class _Run:
 
     def _improve(self) -> None:
         """Round by round: play, keep what scores well, learn it."""
-        from heartloop.policy.train import sft
-
         chosen = self._config.improve
         for number in range(self.session.state.step // chosen.steps, chosen.rounds):
             begun = number * chosen.steps
@@ -384,11 +380,9 @@ class _Run:
 
     def _people(self, number: int, round_: int = 0) -> list[Scenario]:
         """So many of the scenarios trained on, in an order of this stage's own."""
-        from heartloop.policy.train.sft import order
-
         learners = self._cast.learners
         seed = f"{self._config.run.seed}:people:{self.session.state.stage}:{round_}"
-        return [learners[at] for at in order(len(learners), min(number, len(learners)), seed)]
+        return [learners[at] for at in sft.order(len(learners), min(number, len(learners)), seed)]
 
 
 def _result(config: TrainConfig, began: float) -> RunResult:

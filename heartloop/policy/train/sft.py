@@ -1,22 +1,28 @@
 """Supervised training on dialogues: of others (`warmup`), or of the policy's own best (`improve`).
 
 A dialogue becomes the very tokens that a rollout of it would hold, so that all stages train the
-policy on the same format. Only its own words count in the loss.
+policy on the same format. Only its own words count in the loss, a think block before them included.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ConfigDict, ValidationError, model_validator
 
 from heartloop.config import SftSettings
-from heartloop.errors import TrainingFailure, extra
+from heartloop.env.record import parse
+from heartloop.errors import InvalidInput, RecordError, TrainingFailure, extra
 from heartloop.policy.train import checkpoint
 from heartloop.policy.train.metrics import Row
 from heartloop.policy.train.session import Clock, Session
-from heartloop.types import Episode, Message
+from heartloop.types import Episode, Message, Reply, Value
 
 if TYPE_CHECKING:
     from heartloop.policy.model import LanguageModel
@@ -25,38 +31,122 @@ IGNORED = -100
 """Label of a token that does not count."""
 
 
-def select(episodes: Iterable[Episode], least: float, best: int) -> list[Episode]:
-    """The dialogues worth learning: of each scenario the best by score, none twice.
+class Said(Message):
+    """A message of chat data; whatever else its line says of it is passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+    weight: Literal[0, 1] = 1
+    """0 for a reply that is read and not learnt, as one that was broken off."""
+
+
+class Talk(Value):
+    """A line of chat data: a dialogue that nobody scored, of which every reply is learnt."""
+
+    model_config = ConfigDict(extra="ignore")
+    messages: tuple[Said, ...]
+
+    @model_validator(mode="after")
+    def _can_be_learnt(self) -> Talk:
+        roles = [said.role for said in self.messages]
+        if "system" in roles[1:]:
+            raise ValueError("a system message stands before all others")
+        if "assistant" not in roles or roles.index("assistant") == roles.count("system"):
+            raise ValueError("expected a reply of the assistant to a message of the user")
+        return self
+
+
+Lesson = Episode | Talk
+
+
+def read(path: Path) -> list[Lesson]:
+    """What the lines of a file teach: each is an episode, or holds `messages`.
+
+    Raises:
+        RecordError: a line is neither.
+        InvalidInput: the file cannot be read, or is empty.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    if not lines:
+        raise InvalidInput(f"{path} is empty: expected lines of episodes or of `messages`")
+    return [_lesson(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _lesson(path: Path, number: int, line: bytes) -> Lesson:
+    found = parse(path, number, line + b"\n")
+    if isinstance(found, Episode):
+        return found
+    try:
+        if "messages" in json.loads(line):
+            return Talk.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        place = ".".join(str(step) for step in first["loc"]) or "messages"
+        raise RecordError(path, number, f"{place}: {first['msg']}") from None
+    except (ValueError, TypeError):
+        pass
+    raise RecordError(path, number, f"{found.reason}; a line of `messages` is taken as well")
+
+
+def select(lessons: Iterable[Lesson], least: float, best: int) -> list[Lesson]:
+    """The dialogues worth learning, none twice: of each scenario the best by score, and all talks.
 
     Args:
-        episodes: Those without a score are passed over.
+        lessons: Episodes without a score are passed over; talks never have one.
         least: Score that is enough.
-        best: Most dialogues of one scenario.
+        best: Most episodes of one scenario.
     """
     good: dict[str, list[tuple[float, Episode]]] = {}
+    talks: dict[Talk, None] = {}
     seen = set()
-    for episode in episodes:
-        said = tuple(turn.reply.text for turn in episode.turns)
-        value = episode.score.value if episode.score else None
+    for lesson in lessons:
+        if isinstance(lesson, Talk):
+            talks[lesson] = None
+            continue
+        said = tuple(turn.reply.text for turn in lesson.turns)
+        value = lesson.score.value if lesson.score else None
         if value is None or value < least or said in seen or not all(said):
             continue
         seen.add(said)
-        good.setdefault(episode.scenario.id, []).append((value, episode))
+        good.setdefault(lesson.scenario.id, []).append((value, lesson))
     ranked = (sorted(rows, key=lambda row: -row[0])[:best] for rows in good.values())
-    return [episode for rows in ranked for _, episode in rows]
+    return [*(episode for rows in ranked for _, episode in rows), *talks]
 
 
-def tokens(speaker: LanguageModel, episode: Episode) -> dict[str, list[int]]:
+def tokens(speaker: LanguageModel, lesson: Lesson) -> dict[str, list[int]]:
     """A dialogue as `input_ids` and `labels`, up to the policy's last word."""
-    ids = speaker.start([Message(role="user", content=episode.opening.text)])
-    labels = [IGNORED] * len(ids)
-    for number, turn in enumerate(episode.turns):
-        if number and (heard := episode.turns[number - 1].reaction):
-            between = speaker.user_turn(heard.text)
-            ids, labels = ids + between, labels + [IGNORED] * len(between)
-        said = speaker.said(turn.reply)
-        ids, labels = ids + said, labels + said
+    (before, reply, weight), *turns = _turns(lesson)
+    said = speaker.said(reply)
+    ids = [*speaker.start(before), *said]
+    labels = [IGNORED] * (len(ids) - len(said)) + (said if weight else [IGNORED] * len(said))
+    for heard, reply, weight in turns:
+        between = speaker.user_turn(heard[0].content) if heard else []
+        said = speaker.said(reply)
+        ids += [*between, *said]
+        labels += [IGNORED] * len(between) + (said if weight else [IGNORED] * len(said))
     return {"input_ids": ids, "labels": labels}
+
+
+def _turns(lesson: Lesson) -> Iterator[tuple[list[Message], Reply, int]]:
+    """Each reply after what it answers, with its weight in the loss."""
+    if isinstance(lesson, Episode):
+        heard = [Message(role="user", content=lesson.opening.text)]
+        for turn in lesson.turns:
+            yield heard, turn.reply, 1
+            heard = [Message(role="user", content=turn.reaction.text)] if turn.reaction else []
+        return
+    heard = []
+    for role, group in groupby(lesson.messages, key=lambda said: said.role):
+        same = list(group)
+        # Several in a row, as after a notice that stood in the place of a reply, become one.
+        text = "\n\n".join(said.content for said in same)
+        if role == "assistant":
+            yield heard, Reply.parse(text), min(said.weight for said in same)
+            heard = []
+        else:
+            heard.append(Message(role=role, content=text))
 
 
 def order(number: int, total: int, seed: str) -> list[int]:
@@ -69,12 +159,12 @@ def order(number: int, total: int, seed: str) -> list[int]:
     return places[:total]
 
 
-def learn(session: Session, episodes: Sequence[Episode], sft: SftSettings, begun: int) -> None:
+def learn(session: Session, lessons: Sequence[Lesson], sft: SftSettings, begun: int) -> None:
     """Train the session's model on dialogues, for the steps of one round that are left.
 
     Args:
         session: Writes metrics.jsonl and checkpoints.
-        episodes: What to learn.
+        lessons: What to learn.
         sft: How.
         begun: Step of the stage at which the round began.
 
@@ -82,10 +172,10 @@ def learn(session: Session, episodes: Sequence[Episode], sft: SftSettings, begun
         TrainingFailure: there is nothing to learn from.
         MissingExtra: torch or trl is not installed.
     """
-    if not episodes:
+    if not lessons:
         raise TrainingFailure(
-            f"no dialogue scored {sft.least:g} or more: lower the stage's `least`, or raise its "
-            "`people`"
+            f"no dialogue scored {sft.least:g} or more: lower the stage's `least`, raise its "
+            "`people`, or name a file of `messages`, which need no score"
         )
     try:
         import torch
@@ -102,12 +192,12 @@ def learn(session: Session, episodes: Sequence[Episode], sft: SftSettings, begun
     if session.start and done:
         checkpoint.load_optimiser(session.start / checkpoint.OPTIMISER, optimiser)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: 1 - (step + done) / sft.steps)
-    rows = [tokens(session.speaker, episode) for episode in episodes]
+    rows = [tokens(session.speaker, lesson) for lesson in lessons]
     seed = f"{session.config.run.seed}:{session.state.stage}:{begun}"
     places = order(len(rows), sft.steps * sft.dialogues, seed)[done * sft.dialogues :]
     trainer = trl_adapter.supervised(
         session, sft, [rows[place] for place in places], sft.steps - done, optimiser, rate,
-        _Notes(session, optimiser, len(episodes), begun, done, sft.steps).learnt,
+        _Notes(session, optimiser, len(lessons), begun, done, sft.steps).learnt,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)
     trainer.train()
