@@ -133,6 +133,8 @@ class RlSettings(Section):
 
     algorithm: Literal["grpo", "ppo"] = "grpo"
     """Whose advantages: against the group, or against a critic's values (`[ppo]`)."""
+    sampler: Literal["policy", "vllm"] = "policy"
+    """Who draws the replies that are learnt from: the policy itself, or a vLLM engine beside it."""
     steps: int = Field(60, ge=0)
     """Optimiser steps."""
     prompts_per_step: int = Field(4, ge=1)
@@ -361,6 +363,8 @@ def _check_batch(config: TrainConfig) -> None:
         raise ConfigError(f"rl.prompts_per_step must be even, got {rl.prompts_per_step}")
     if rl.algorithm == "ppo" and config.reward.credit == "centred":
         raise ConfigError("reward.credit 'centred' is a group's: with ppo take 'turn'")
+    if rl.sampler == "vllm" and config.run.workers > 1:
+        raise ConfigError("rl.sampler 'vllm' needs run.workers = 1: its engine serves one process")
     _check_workers(config)
     updates = rl.minibatches * rl.iterations
     for name, number in (("rl.steps", rl.steps), ("rl.curriculum", rl.curriculum)):

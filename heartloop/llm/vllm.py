@@ -1,19 +1,21 @@
-"""Models that a vLLM engine runs in this process."""
+"""Models that a vLLM engine runs in this process: one that answers, one whose weights change."""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from heartloop.errors import InvalidInput, MissingExtra, extra
+from heartloop.errors import InvalidInput, MissingExtra, TrainingFailure, extra
 from heartloop.llm.base import Completion, Decoding, TokenLogprob
 from heartloop.llm.batching import Batcher, Question, dialogue_ids, room
 from heartloop.types import Message
 
 BATCH = 256
 """Most dialogues at a time; the engine schedules within a batch."""
+SHARE = 0.3
+"""Of a GPU's memory, for an engine beside a model that learns on the same GPU."""
 
 
 class VllmModel:
@@ -58,40 +60,129 @@ class VllmModel:
         ]
 
 
-def _engine(name: str) -> Any:
+class VllmSampler:
+    """Draws tokens with the weights last pushed; other weights than a folder's, as often as wanted.
+
+    In full precision on a CPU, where it then draws what the model itself gives the same chances.
+    """
+
+    def __init__(self, folder: str) -> None:
+        """Build the network that a folder's config describes, beside its tokenizer; no weights yet.
+
+        Raises:
+            MissingExtra: vLLM is not installed, or not for this machine.
+            InvalidInput: vLLM has no such network.
+        """
+        on_cpu = device() == "cpu"
+        if on_cpu:
+            _keep_weights_as_they_are()
+        room = {} if on_cpu else {"gpu_memory_utilization": SHARE}
+        self._engine = _engine(
+            folder, load_format="dummy", logprobs_mode="processed_logprobs", **room
+        )
+
+    def push(self, weights: Iterable[tuple[str, Any]]) -> None:
+        """Take over a model's weights, by their names in transformers.
+
+        Raises:
+            TrainingFailure: some of the engine's weights are not among them.
+        """
+        (missing,) = self._engine.apply_model(lambda model: _take(model, weights))
+        if missing:
+            raise TrainingFailure(
+                f"vLLM did not take {len(missing)} weights, such as {min(missing)!r}: its build "
+                "does not let them be changed"
+            )
+        # What was computed with the old weights must not be read again.
+        self._engine.reset_prefix_cache()
+
+    def draw(
+        self, contexts: Sequence[Sequence[int]], seeds: Sequence[int], limit: int,
+        temperature: float, ends: Sequence[int],
+    ) -> list[tuple[list[int], list[float]]]:  # fmt: skip
+        """Tokens that follow each context, the end token included, and their log-probabilities.
+
+        Args:
+            contexts: Token ids.
+            seeds: One for each context; a row follows from its context, its seed and the weights.
+            limit: Most tokens.
+            temperature: Divides the logits, also for the log-probabilities.
+            ends: Tokens that finish a row.
+        """
+        from vllm.sampling_params import SamplingParams
+
+        rules = [
+            SamplingParams(
+                temperature=temperature, max_tokens=limit, seed=seed, logprobs=0,
+                stop_token_ids=list(ends), detokenize=False,
+            )
+            for seed in seeds
+        ]  # fmt: skip
+        prompts = [{"prompt_token_ids": list(context)} for context in contexts]
+        outputs = self._engine.generate(prompts, rules, use_tqdm=False)
+        return [_drawn(output.outputs[0]) for output in outputs]
+
+
+def _drawn(answer: Any) -> tuple[list[int], list[float]]:
+    ids = list(answer.token_ids)
+    steps = zip(ids, answer.logprobs, strict=True)
+    return ids, [float(ranked[token].logprob) for token, ranked in steps]
+
+
+def _take(model: Any, weights: Iterable[tuple[str, Any]]) -> set[str]:
+    """Load weights into an engine's network; the names of those that none was given for."""
+    taken: set[str] = set(model.load_weights(weights) or ())
+    return {name for name, _ in model.named_parameters()} - taken
+
+
+def _keep_weights_as_they_are() -> None:
+    """Keep vLLM from packing weights for oneDNN, after which they could not be changed.
+
+    It would draw from the old ones, or refuse: on a CPU it replaces each packed weight by nothing.
+    """
+    from vllm import _custom_ops
+
+    _custom_ops._supports_onednn = False
+
+
+def _engine(name: str, **special: Any) -> Any:
     """An engine in this process, exact on a CPU, its JSON without idle white space."""
     # Read by vLLM when it is imported: no processes of its own, which would import all again.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    device = _device()
+    on_cpu = device() == "cpu"
     from vllm import LLM
 
+    settings = {
+        # "auto" would round a float32 checkpoint to bfloat16.
+        "dtype": "float32" if on_cpu else "auto",
+        "enforce_eager": on_cpu,
+        "trust_remote_code": False,
+        "load_format": "safetensors",
+        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
+    }
     try:
-        return LLM(
-            model=name,
-            # "auto" would round a float32 checkpoint to bfloat16.
-            dtype="float32" if device == "cpu" else "auto",
-            enforce_eager=device == "cpu",
-            trust_remote_code=False,
-            load_format="safetensors",
-            structured_outputs_config={"backend": "xgrammar", "disable_any_whitespace": True},
-        )
+        return LLM(model=name, **settings | special)
     except (OSError, ValueError) as error:
         raise InvalidInput(f"vLLM cannot load {name!r}: {error}") from error
 
 
-def _device() -> str:
-    """The device vLLM was built for; an installed vLLM need not be one for this machine."""
+def device() -> str:
+    """The device vLLM was built for; an installed vLLM need not be one for this machine.
+
+    Raises:
+        MissingExtra: vLLM is not installed, or not for this machine.
+    """
     try:
         from vllm.platforms import current_platform
     except ImportError as cause:
         raise extra("vllm", cause) from cause
-    device = str(current_platform.device_type or "")
-    if not device:
+    found = str(current_platform.device_type or "")
+    if not found:
         raise MissingExtra(
             "this vLLM has no build for this machine: install one for its GPU or CPU, "
             "or ask a server with openai:MODEL@BASE_URL"
         )
-    return device
+    return found
 
 
 def _refusal() -> type[Exception]:

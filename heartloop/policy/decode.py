@@ -87,6 +87,8 @@ class Talk:
         self._rows: dict[int, _Row] = {}
         self._cache = Cache(layer_class_to_replicate=RoomyLayer)
         self._mask = self._zeros(0, 0)
+        self.logprobs: dict[int, list[float]] = {}
+        """Stays empty: the model that learns gives its own."""
 
     def reply(
         self, added: Mapping[int, Sequence[int]], seeds: Mapping[int, int]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from heartloop.config import TrainConfig
 from heartloop.errors import ConfigError, extra
+from heartloop.llm import vllm
 from heartloop.policy.base import make_policy
 from heartloop.policy.model import LanguageModel, ModelPolicy
 
@@ -14,7 +15,7 @@ def load(config: TrainConfig, folder: Path | None = None) -> LanguageModel:
     """The policy to train, at the beginning or from a checkpoint.
 
     Raises:
-        MissingExtra: torch or, for `policy.lora`, peft is not installed.
+        MissingExtra: torch or, for `policy.lora`, peft, or for `rl.sampler`, vLLM is not installed.
         ConfigError: the policy cannot learn, or its system message cannot be read.
     """
     try:
@@ -22,6 +23,8 @@ def load(config: TrainConfig, folder: Path | None = None) -> LanguageModel:
         from transformers.utils import logging
     except ImportError as cause:
         raise extra("train", cause) from cause
+    if config.rl.sampler == "vllm" and "rl" in config.run.stages:
+        vllm.device()
     logging.disable_progress_bar()
     torch.set_num_threads(config.run.threads)
     if folder and not config.policy.lora:

@@ -16,6 +16,7 @@ from heartloop.errors import TrainingFailure, extra
 from heartloop.policy.train import checkpoint, ranks
 from heartloop.policy.train.metrics import Row, figures, seconds
 from heartloop.policy.train.rollout import Driver, Rollout
+from heartloop.policy.train.sampler import Sampler
 from heartloop.policy.train.session import Clock, Session
 from heartloop.rewards import reward
 from heartloop.types import Scenario
@@ -56,16 +57,17 @@ def train_rl(session: Session, world: World, scenarios: Sequence[Scenario]) -> N
         checkpoint.load_optimiser(session.start / checkpoint.OPTIMISER, optimiser)
     if config.rl.beta and not config.policy.lora:
         _keep_reference(session)
+    sampler = Sampler(speaker, config) if config.rl.sampler == "vllm" else None
     driver = Driver(
-        world, speaker, reward(config.reward.spec),
-        config.policy.max_new_tokens, config.policy.temperature,
+        world, speaker, reward(config.reward.spec), config.policy.max_new_tokens,
+        config.policy.temperature, sampler.talk if sampler else None,
     )  # fmt: skip
     steps = _Steps(session, driver, optimiser, [learner.save for learner in own.values()], done)
     begun = done // updates(config.rl) * rows_per_batch(config.rl)
     trainer = kind(
         speaker.model, speaker.tokenizer,
         trl_adapter.arguments(config, str(session.out), config.rl.steps - done),
-        prompts(config, len(scenarios))[begun:], scenarios, steps.play, config, offset=done,
+        prompts(config, len(scenarios))[begun:], scenarios, steps.play, config, done, sampler,
         callbacks=[trl_adapter.watcher(steps.learnt)], optimizers=(optimiser, rate), **own,
     )  # fmt: skip
     trainer.remove_callback(PrinterCallback)

@@ -8,7 +8,7 @@ block thus stays in the policy's own context until the dialogue ends.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,6 +41,21 @@ class Speaker(Protocol):
         ...
 
 
+class Talking(Protocol):
+    """Dialogues under way; `heartloop.policy.decode.Talk` samples with the speaker's own model."""
+
+    @property
+    def logprobs(self) -> Mapping[int, Sequence[float]]:
+        """Of the last replies' ids as they were drawn; empty where the model says so itself."""
+        ...
+
+    def reply(
+        self, added: Mapping[int, Sequence[int]], seeds: Mapping[int, int]
+    ) -> dict[int, list[int]]:
+        """Append ids to dialogues and sample a reply to each, by dialogue number."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """A played dialogue as tokens."""
@@ -58,6 +73,9 @@ class Rollout:
     emotions: tuple[float, ...]
     """Emotion at the opening and after each scored turn."""
     episode: Episode
+    logprobs: tuple[float, ...] = ()
+    """Of each id of `completion_ids`, as another sampler than the policy drew it; 0 where `mask`
+    is. Empty where the policy drew them."""
 
     @property
     def reward(self) -> float | None:
@@ -88,6 +106,7 @@ class _Strand:
     completion: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     news: list[int] = field(default_factory=list)
     """Ids that the policy has not read yet."""
 
@@ -98,10 +117,12 @@ class _Strand:
     def leave(self) -> None:
         """Take away what the policy did not sample after its last reply."""
         end = self.ends[-1] + 1 if self.ends else 0
-        del self.completion[end:], self.mask[end:]
+        del self.completion[end:], self.mask[end:], self.logprobs[end:]
 
-    def say(self, ids: Sequence[int]) -> None:
+    def say(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
         """Append sampled ids."""
+        self.logprobs += [0.0] * (len(self.completion) - len(self.logprobs)) if logprobs else []
+        self.logprobs += logprobs
         self.completion += ids
         self.mask += [1] * len(ids)
         self.ends.append(len(self.completion) - 1)
@@ -117,11 +138,15 @@ class Driver:
     """Plays batches of dialogues between a language model and a world."""
 
     def __init__(
-        self, world: World, speaker: Speaker, reward: Reward, limit: int, temperature: float
-    ) -> None:
-        """Let `speaker` sample replies of at most `limit` tokens at a `temperature`."""
+        self, world: World, speaker: Speaker, reward: Reward, limit: int, temperature: float,
+        talk: Callable[[], Talking] | None = None,
+    ) -> None:  # fmt: skip
+        """Let `speaker` sample replies of at most `limit` tokens at a `temperature`.
+
+        Where `talk` is given, what it begins samples for the speaker.
+        """
         self.world, self.speaker, self.reward = world, speaker, reward
-        self._limit, self._temperature = limit, temperature
+        self._talk = talk or (lambda: Talk(speaker.model, speaker.end_ids, limit, temperature))
         self.spent = Spent()
         """Of the last batch."""
 
@@ -135,7 +160,7 @@ class Driver:
         """
         began, self.spent = time.perf_counter(), Spent()
         strands = self._open(tasks)
-        talk = Talk(self.speaker.model, self.speaker.end_ids, self._limit, self._temperature)
+        talk = self._talk()
         while under_way := {n: s for n, s in strands.items() if s.goes_on(turns)}:
             self._turn(talk, under_way)
         for strand in strands.values():
@@ -156,7 +181,7 @@ class Driver:
             strands[number] = _Strand(script, prompt, news=prompt)
         return strands
 
-    def _turn(self, talk: Talk, strands: Mapping[int, _Strand]) -> None:
+    def _turn(self, talk: Talking, strands: Mapping[int, _Strand]) -> None:
         """One reply and one reaction in each dialogue."""
         began = time.perf_counter()
         sampled = talk.reply({n: s.news for n, s in strands.items()}, _seeds(strands))
@@ -164,7 +189,7 @@ class Driver:
         replies = {n: self.speaker.reply(ids) for n, ids in sampled.items()}
         for number, outcome in self._hear(replies).items():
             strand = strands[number]
-            strand.say(sampled[number])
+            strand.say(sampled[number], talk.logprobs.get(number, ()))
             strand.script.add(replies[number], outcome)
             if outcome.stop is None and outcome.reaction:
                 strand.hear(self._between(sampled[number], outcome.reaction.text))
@@ -201,6 +226,7 @@ class Driver:
             turn_rewards=tuple(per_turn(episode)),
             emotions=(episode.opening.emotion, *(r.emotion for r in scored if r)),
             episode=episode,
+            logprobs=tuple(strand.logprobs),
         )
 
 

@@ -9,7 +9,9 @@ What TRL does and does not say (measured; the tests of this module fail when it 
 - The rows it is given are changed in place, so that what the rollouts brought can be read there.
 - Advantages may be of shape (rows, tokens); any tensor beside them is shuffled and split with them.
 - A group has two samples or more, so that a prompt may name several dialogues, one for each.
-- Old log-probabilities are those of the weights that are trained, so that `logprobs` stays None.
+- Old log-probabilities are those of the weights that are trained, so that `logprobs` stays None
+  unless another sampler drew the tokens: each token then weighs by the ratio of both, up to 3.
+- With `use_vllm` it calls `vllm_generation.sync_weights()` before it asks for rollouts.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from heartloop.env.play import Task
 from heartloop.policy.train import credit, ranks
 from heartloop.policy.train.metrics import tied_rows
 from heartloop.policy.train.rollout import Rollout
+from heartloop.policy.train.sampler import Sampler
 from heartloop.policy.train.session import Session
 from heartloop.types import Scenario
 
@@ -37,7 +40,8 @@ PlayBatch = Callable[[Sequence[Task], int], Sequence[Rollout]]
 
 _BY_TOKEN = (
     "completion_ids", "completion_mask", "tool_mask", "old_per_token_logps",
-    "ref_per_token_logps", "sampling_per_token_logps", "returns", "old_values",
+    "ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio",
+    "returns", "old_values",
 )  # fmt: skip
 
 
@@ -71,7 +75,7 @@ def as_output(
     return {
         "prompt_ids": [list(r.prompt_ids) for r in rollouts],
         "completion_ids": [list(r.completion_ids) or [end] for r in rollouts],
-        "logprobs": None,
+        "logprobs": _logprobs(rollouts),
         "env_mask": [
             [0] * max(1, len(r.mask)) if r.reward is None or at in left_out else list(r.mask)
             for at, r in enumerate(rollouts)
@@ -80,6 +84,14 @@ def as_output(
         "turn_rewards": [list(r.turn_rewards) for r in rollouts],
         "turn_ends": [list(r.turn_ends) for r in rollouts],
     }
+
+
+def _logprobs(rollouts: Sequence[Rollout]) -> list[list[float]] | None:
+    """What a sampler beside the policy gave its tokens; None where the policy drew them."""
+    if not any(r.logprobs for r in rollouts):
+        return None
+    # A row without any is one whose dialogue never began; it is masked.
+    return [list(r.logprobs) or [0.0] for r in rollouts]
 
 
 def env_reward(
@@ -95,11 +107,12 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
     def __init__(
         self, model: Any, tokenizer: Any, args: GRPOConfig, prompts: Sequence[str],
         scenarios: Sequence[Scenario], play: PlayBatch, config: TrainConfig, offset: int = 0,
-        **parts: Any,
+        sampler: Sampler | None = None, **parts: Any,
     ) -> None:  # fmt: skip
         """Train `model` on the dialogues that `prompts` name, in their order.
 
-        With an `offset`, so many optimiser steps went before.
+        With an `offset`, so many optimiser steps went before; with a `sampler`, it draws the
+        replies, and is given the weights before each batch.
         """
         from datasets import Dataset
 
@@ -111,6 +124,9 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
             model=model, reward_funcs=env_reward, args=args, train_dataset=rows,
             processing_class=tokenizer, rollout_func=_roll_out, **parts,
         )  # fmt: skip
+        if sampler:
+            # TRL would build an engine of its own, rounded to half precision and without seeds.
+            self.use_vllm, self.vllm_generation, self._last_loaded_step = True, sampler, -1
 
     def roll_out(self, prompts: Sequence[str]) -> dict[str, Any]:
         """The dialogues of a batch of prompts."""
@@ -271,6 +287,7 @@ def arguments(config: TrainConfig, folder: str, steps: int) -> GRPOConfig:
         entropy_coef=rl.entropy,
         loss_type="bnpo" if rl.algorithm == "ppo" else rl.loss_type,
         scale_rewards=rl.scale_rewards,
+        vllm_importance_sampling_mode="token_truncate",
         shuffle_dataset=False,
     )
 
