@@ -285,7 +285,7 @@ def arguments(config: TrainConfig, folder: str, steps: int) -> GRPOConfig:
         epsilon=rl.epsilon,
         beta=rl.beta,
         entropy_coef=rl.entropy,
-        loss_type="bnpo" if rl.algorithm == "ppo" else rl.loss_type,
+        loss_type=rl.loss_type,
         scale_rewards=rl.scale_rewards,
         vllm_importance_sampling_mode="token_truncate",
         shuffle_dataset=False,

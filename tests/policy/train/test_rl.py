@@ -11,7 +11,7 @@ from heartloop import config as settings
 from heartloop.env.play import LocalWorld
 from heartloop.errors import TrainingFailure
 from heartloop.policy.model import LanguageModel
-from heartloop.policy.train import checkpoint, rl
+from heartloop.policy.train import checkpoint, rl, trl_adapter
 from heartloop.policy.train.session import Session
 from heartloop.simusers.dynamics import Preset
 from heartloop.types import Message, Reaction
@@ -143,6 +143,30 @@ def test_several_steps_on_one_batch_play_it_once(speaker, tmp_path):
     config = recipe(**{"rl.steps": 4, "rl.iterations": 2})
     train(config, speaker, tmp_path)
     assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 64
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_a_token_weighs_the_same_however_many_dialogues_share_a_backward_pass(
+    speaker, tmp_path, monkeypatch, algorithm
+):
+    found: list[torch.Tensor] = []
+
+    def note(self, args, state, control, model=None, **_):
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+
+    monkeypatch.setattr(trl_adapter._Watcher, "on_pre_optimizer_step", note, raising=False)
+    steps = {"rl.steps": 2, "rl.prompts_per_step": 2, "rl.group": 4, "rl.minibatches": 2,
+             "rl.learning_rate": 1e-9, "rl.max_grad_norm": 1e9, "policy.max_new_tokens": 24,
+             "policy.temperature": 1.5}  # fmt: skip
+    with torch.no_grad():  # some replies end at once, some never
+        speaker.model.model.embed_tokens.weight[speaker.end_ids[0]] *= 3
+    for loss, size in (("dapo", 4), ("dapo", 2), ("dapo", 1), ("bnpo", 2)):
+        changes = {"rl.micro_batch": size, "rl.loss_type": loss, "rl.algorithm": algorithm}
+        train(recipe(**steps, **changes), speaker, tmp_path / f"{loss}-{size}")
+    whole, *others = (torch.cat(found[at : at + 2]) for at in range(0, 8, 2))
+    off = [float((other - whole).norm() / whole.norm()) for other in others]
+    assert max(off[:2]) < 1e-4
+    assert off[2] > 1e-2, "means of means differ: the check has dialogues of unequal length"
 
 
 def test_a_run_whose_dialogues_fail_stops_and_says_why(speaker, tmp_path):
