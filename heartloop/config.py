@@ -107,7 +107,8 @@ class WarmupSettings(SftSettings):
     """Learning from others: recorded dialogues, or those of another policy."""
 
     episodes: Path | None = None
-    """A file of episodes to learn from; None plays `teacher`."""
+    """A file to learn from: episodes, or lines of `messages`, which have no score and are all
+    learnt; None plays `teacher`."""
     teacher: str = "reflective"
     """The policy that plays where there is no file."""
     people: int = Field(200, ge=1)
@@ -180,8 +181,13 @@ class PpoSettings(Section):
 
     learning_rate: float = Field(3e-4, gt=0)
     """Of the critic's AdamW."""
-    warmup_steps: int = Field(3, ge=0)
-    """Steps in which that rate rises."""
+    warmup_steps: int = Field(0, ge=0)
+    """Batches in which that rate rises."""
+    passes: int = Field(16, ge=1)
+    """How often the critic learns from a batch, before the policy does."""
+    learn_trunk: bool = False
+    """Whether its copy of the policy learns as well, and not its head alone: dear in memory, and
+    every pass costs as much as one of the policy."""
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount for each token of the policy."""
     lam: float = Field(0.95, ge=0, le=1)

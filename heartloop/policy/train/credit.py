@@ -1,7 +1,8 @@
 """Which turn a reward is put down to, and generalised advantage estimation over a dialogue.
 
 Turn credit is shaping by a potential (Ng, Harada, Russell 1999), the emotion over 100: whatever the
-reward is, a dialogue's turns add up to it, so that the best policy stays the best. The centred kind
+reward is, a dialogue's turns add up to it, so that the best policy stays the best (with a critic,
+to what it is above the emotion at the opening, which no turn earned). The centred kind
 adds to the outcome each turn's own change, both against the group's mean; it changes what is best.
 """
 

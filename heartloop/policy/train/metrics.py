@@ -20,6 +20,7 @@ FROM_TRAINER = {
     "clip_ratio/region_mean": "clipped",
     "ppo/value_loss": "value_loss",
     "ppo/explained_variance": "explained_variance",
+    "ppo/explained_outcome": "explained_outcome",
     "sampling/sampling_logp_difference/mean": "logprob_gap",
 }
 """What is taken over from the trainer's log, under which name."""
@@ -75,8 +76,11 @@ def cut_replies(rollout: Rollout, limit: int) -> list[bool]:
 
 
 def tied(rollouts: Sequence[Rollout]) -> float | None:
-    """Share of groups without a difference in reward, from which nothing is learnt."""
-    return _mean([float(_is_tied(group)) for group in _groups(rollouts)])
+    """Share of groups without a difference in reward, from which nothing is learnt.
+
+    None where every dialogue is played once.
+    """
+    return _mean([float(_is_tied(group)) for group in _groups(rollouts) if len(group) > 1])
 
 
 def tied_rows(rollouts: Sequence[Rollout]) -> frozenset[int]:

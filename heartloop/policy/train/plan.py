@@ -62,7 +62,8 @@ def _bytes(config: TrainConfig, model: Any) -> int:
     total: int = weights + 3 * learns
     if "rl" in config.run.stages:
         if config.rl.algorithm == "ppo":
-            total += 4 * 4 * sum(p.numel() for p in model.parameters())
+            kept = 4 if config.ppo.learn_trunk else 1
+            total += 4 * kept * sum(p.numel() for p in model.parameters())
         if config.rl.beta and not config.policy.lora:
             total += weights
     return total

@@ -1,22 +1,26 @@
 """Proximal policy optimisation: a critic beside the trainer that makes and scores the dialogues.
 
-The critic is a network of its own, a copy of the policy's trunk as it began, with one output. A
-head on the policy's own trunk did not learn (measured on a small policy): the trunk moves too fast.
+The critic reads dialogues through a trunk of its own, a copy of the policy's as it began, which
+stands still unless told to learn: its states are then made once a batch, and a head on them learns
+in many cheap passes. A head on the policy's own trunk did not learn (measured on a small policy):
+that trunk moves too fast.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from heartloop.config import TrainConfig
 from heartloop.policy.train import checkpoint, credit
-from heartloop.policy.train.trl_adapter import DialogueTrainer, trimmed, trunk
+from heartloop.policy.train.trl_adapter import DialogueTrainer, trunk
 
 FLOOR = 0.01
 """Least spread that advantages are divided by: one point of emotion. Below it, a batch of equal
@@ -27,23 +31,53 @@ CRITIC, OPTIMISER = "critic.safetensors", "critic_optimizer.safetensors"
 class Critic(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy here
     """The value of each state of a dialogue: the reward that is still to come."""
 
-    def __init__(self, network: nn.Module, width: int) -> None:
-        """Put one output on a trunk whose states have so many entries."""
+    def __init__(self, network: nn.Module, width: int, learns: bool = False) -> None:
+        """Put a head on a trunk whose states have so many entries.
+
+        Args:
+            network: The trunk.
+            width: Of its states.
+            learns: Whether the trunk learns as well; otherwise the head alone does.
+        """
         super().__init__()
-        self.network = network.float().requires_grad_(True)
-        self.head = nn.Linear(width, 1)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+        self.network = network.float().requires_grad_(learns)
+        self.learns = learns
+        self.head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
 
     @classmethod
-    def like(cls, model: Any) -> Critic:
+    def like(cls, model: Any, learns: bool = False) -> Critic:
         """A critic that begins with the states of a policy."""
-        return cls(copy.deepcopy(trunk(model)), model.config.get_text_config().hidden_size)
+        width = model.config.get_text_config().hidden_size
+        return cls(copy.deepcopy(trunk(model)), width, learns)
 
-    def forward(self, ids: Tensor, attention: Tensor, keep: int) -> Tensor:
-        """Values of the states before each of the last `keep` tokens, shape (rows, keep)."""
-        states = self.network(input_ids=ids, attention_mask=attention, use_cache=False)
-        values: Tensor = self.head(states.last_hidden_state[:, -keep - 1 : -1].float())
+    def states(self, ids: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
+        """What is known before those tokens: the states half way up the trunk and at its top.
+
+        Args:
+            ids: Shape (rows, columns).
+            attention: Same shape.
+            mask: The tokens meant, among the last columns, shape (rows, fewer columns).
+
+        Returns:
+            Shape (tokens, 2 * width), each half normalised.
+        """
+        keep = mask.shape[1]
+        with torch.set_grad_enabled(self.learns and torch.is_grad_enabled()):
+            layers = self.network(
+                input_ids=ids, attention_mask=attention, use_cache=False, output_hidden_states=True
+            ).hidden_states
+            read = [layers[at][:, -keep - 1 : -1][mask].float() for at in (len(layers) // 2, -1)]
+            return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in read], dim=-1)
+
+    def forward(
+        self, ids: Tensor, attention: Tensor, mask: Tensor, states: Tensor | None = None
+    ) -> Tensor:
+        """Values of the states before the last tokens where `mask` is set, shape (tokens,)."""
+        if states is None:
+            states = self.states(ids, attention, mask)
+        values: Tensor = self.head(states)
         return values.squeeze(-1)
 
 
@@ -51,21 +85,21 @@ class CriticLearner:
     """A critic and its optimiser, and their state between runs."""
 
     def __init__(self, critic: Critic, config: TrainConfig, done: int = 0) -> None:
-        """Learn with the settings of `[ppo]`, of which so many steps are done."""
+        """Learn with the settings of `[ppo]`, after so many batches."""
         ppo = config.ppo
         self.critic = critic
         self.optimiser = torch.optim.AdamW(
-            critic.parameters(), lr=ppo.learning_rate, weight_decay=0.0
-        )
+            [p for p in critic.parameters() if p.requires_grad],
+            lr=ppo.learning_rate, weight_decay=0.0,
+        )  # fmt: skip
         self.rate = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda step: min(1.0, (step + done + 1) / (ppo.warmup_steps + 1))
+            self.optimiser, lambda batch: min(1.0, (batch + done + 1) / (ppo.warmup_steps + 1))
         )
 
     def step(self, max_grad_norm: float) -> None:
         """Move along the gradients that have gathered."""
         nn.utils.clip_grad_norm_(self.critic.parameters(), max_grad_norm)
         self.optimiser.step()
-        self.rate.step()
         self.optimiser.zero_grad(set_to_none=True)
 
     def save(self, folder: Path) -> None:
@@ -96,23 +130,34 @@ class PpoTrainer(DialogueTrainer):
             self._critic = nn.parallel.DistributedDataParallel(learner.critic)
 
     def _judged(self, rows: Sequence[dict[str, Any]], output: dict[str, Any]) -> dict[str, Tensor]:
-        """An advantage and a return for each token, and the value that it began with."""
+        """An advantage for each token; then the critic learns from the batch."""
         ppo = self._config.ppo
         mask = (output["completion_mask"] * output["tool_mask"]).bool()
         rewards = self._rewards(rows, output["completion_ids"])
-        values = self._values(output).masked_fill(~mask, 0.0)
+        parts = self._parts(output, mask)
+        with torch.no_grad():
+            for part in parts:
+                part.states = None if ppo.learn_trunk else self._read(part)
+                part.values = self._valued(part)
+        values = torch.zeros_like(rewards).masked_scatter(
+            mask, torch.cat([part.values for part in parts])
+        )
         advantages, returns = credit.gae(rewards, values, mask, ppo.gamma, ppo.lam)
+        _, came = credit.gae(rewards, values, mask, ppo.gamma, 1.0)
         self._note("explained_variance", self._explained(values, returns, mask))
-        return {
-            "advantages": self._whitened(advantages, mask), "returns": returns,
-            "old_values": values,
-        }  # fmt: skip
+        self._note("explained_outcome", self._explained(values, came, mask))
+        self._teach(parts, returns)
+        return {"advantages": self._whitened(advantages, mask)}
 
     def _rewards(self, rows: Sequence[dict[str, Any]], like: Tensor) -> Tensor:
-        """What each turn earned, at its last token."""
+        """What each turn earned, at its last token.
+
+        Shaped by turn, the emotion that the dialogue began with is nobody's merit: it would have to
+        travel back through all turns before the critic knew it.
+        """
         by_turn = self._config.reward.credit == "turn"
         earned = [
-            credit.shares(row["env_reward"], row["turn_rewards"], by_turn)
+            credit.shares(row["env_reward"] - by_turn * row["start"], row["turn_rewards"], by_turn)
             if row["env_reward"] is not None
             else []
             for row in rows
@@ -122,22 +167,24 @@ class PpoTrainer(DialogueTrainer):
         ]
         return credit.at_ends(earned, ends, like)
 
-    def _values(self, output: dict[str, Any]) -> Tensor:
-        """The critic's values of a batch, in parts as large as the loss takes them."""
+    def _parts(self, output: dict[str, Any], mask: Tensor) -> list[_Part]:
+        """A batch in parts as large as the policy's loss takes them."""
         size = self.args.per_device_train_batch_size
-        with torch.no_grad():
-            parts = [
-                self._valued({k: output[k][at : at + size] for k in _SEEN})
-                for at in range(0, len(output["prompt_ids"]), size)
-            ]
-        return torch.cat(parts)
+        ids = torch.cat([output["prompt_ids"], output["completion_ids"]], dim=1)
+        attention = torch.cat([output["prompt_mask"], output["completion_mask"]], dim=1)
+        return [
+            _Part(*(tensor[at : at + size] for tensor in (ids, attention, mask)))
+            for at in range(0, len(ids), size)
+        ]
 
-    def _valued(self, inputs: dict[str, Any]) -> Tensor:
-        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], dim=1)
-        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], dim=1)
+    def _read(self, part: _Part) -> Tensor:
         with self.accelerator.autocast():
-            values: Tensor = self._critic(ids, attention, inputs["completion_ids"].shape[1])
-        return values
+            return self._learner.critic.states(part.ids, part.attention, part.mask)
+
+    def _valued(self, part: _Part) -> Tensor:
+        with self.accelerator.autocast():
+            values: Tensor = self._critic(part.ids, part.attention, part.mask, states=part.states)
+        return values.float()
 
     def _whitened(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Advantages of mean 0 and spread 1 over all processes' tokens, unless all are equal."""
@@ -166,24 +213,39 @@ class PpoTrainer(DialogueTrainer):
         mean = float(self.accelerator.reduce(own, reduction="mean"))
         self._metrics["train" if self.model.training else "eval"][f"ppo/{name}"].append(mean)
 
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
-        """The policy's loss; on the way the critic learns from the same tokens."""
-        self._teach(inputs)
-        return super()._compute_loss(model, inputs)
+    def _teach(self, parts: Sequence[_Part], returns: Tensor) -> None:
+        """Let the critic learn what came, in so many passes over the batch."""
+        settings, clip = self._config, self._config.ppo.value_clip
+        rows = returns.split([len(part.mask) for part in parts])
+        aims = [row[part.mask] for part, row in zip(parts, rows, strict=True)]
+        size = len(parts) // settings.rl.minibatches
+        for start in [*range(0, len(parts), size)] * settings.ppo.passes:
+            chosen = list(zip(parts, aims, strict=True))[start : start + size]
+            tokens = self._sums(torch.cat([part.mask for part, _ in chosen]).float())[0]
+            total = 0.0
+            for part, aim in chosen:
+                with torch.enable_grad():
+                    values = self._valued(part)
+                    near = part.values + (values - part.values).clamp(-clip, clip)
+                    worse = torch.maximum((values - aim) ** 2, (near - aim) ** 2)
+                    loss = 0.5 * worse.sum() / tokens.clamp(min=1)
+                    # Several processes take the mean of their gradients, not the sum.
+                    (loss * self.accelerator.num_processes).backward()
+                total += float(loss.detach())
+            self._note("value_loss", total * self.accelerator.num_processes)
+            self._learner.step(settings.rl.max_grad_norm)
+        self._learner.rate.step()
 
-    def _teach(self, inputs: dict[str, Any]) -> None:
-        """Gather the critic's gradient, and step where the policy steps."""
-        inputs = trimmed(inputs)
-        clip = self._config.ppo.value_clip
-        mask = inputs["completion_mask"] * inputs["tool_mask"]
-        values, old, aims = self._valued(inputs), inputs["old_values"], inputs["returns"]
-        near = old + (values - old).clamp(-clip, clip)
-        worse = torch.maximum((values - aims) ** 2, (near - aims) ** 2)
-        loss = 0.5 * (worse * mask).sum() / mask.sum().clamp(min=1)
-        (loss / self.current_gradient_accumulation_steps).backward()
-        self._note("value_loss", float(loss.detach()))
-        if self.accelerator.sync_gradients:
-            self._learner.step(self._config.rl.max_grad_norm)
 
+@dataclass
+class _Part:
+    """Some rows of a batch, and what the critic made of them before it learnt."""
 
-_SEEN = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+    ids: Tensor
+    attention: Tensor
+    mask: Tensor
+    """True at the policy's tokens, by completion token."""
+    states: Tensor | None = None
+    """Of the policy's tokens; None where the trunk learns, so that they change."""
+    values: Tensor = field(default_factory=lambda: torch.empty(0))
+    """Of the policy's tokens, shape (tokens,)."""

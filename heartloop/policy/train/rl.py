@@ -77,11 +77,16 @@ def train_rl(session: Session, world: World, scenarios: Sequence[Scenario]) -> N
 
 def _trainer(session: Session, done: int) -> tuple[Any, dict[str, Any]]:
     """The class of the trainer, and what it learns beside the policy."""
+    import torch
+
     from heartloop.policy.train import ppo, trl_adapter
 
     if session.config.rl.algorithm == "grpo":
         return trl_adapter.DialogueTrainer, {}
-    learner = ppo.CriticLearner(ppo.Critic.like(session.speaker.model), session.config, done)
+    config = session.config
+    torch.manual_seed(config.run.seed)  # of the critic's head
+    critic = ppo.Critic.like(session.speaker.model, config.ppo.learn_trunk)
+    learner = ppo.CriticLearner(critic, config, done // updates(config.rl))
     if session.start and done:
         learner.load(session.start)
     return ppo.PpoTrainer, {"learner": learner}

@@ -41,7 +41,6 @@ PlayBatch = Callable[[Sequence[Task], int], Sequence[Rollout]]
 _BY_TOKEN = (
     "completion_ids", "completion_mask", "tool_mask", "old_per_token_logps",
     "ref_per_token_logps", "sampling_per_token_logps", "importance_sampling_ratio",
-    "returns", "old_values",
 )  # fmt: skip
 
 
@@ -83,6 +82,7 @@ def as_output(
         "env_reward": [r.reward for r in rollouts],
         "turn_rewards": [list(r.turn_rewards) for r in rollouts],
         "turn_ends": [list(r.turn_ends) for r in rollouts],
+        "start": [r.emotions[0] / 100 for r in rollouts],
     }
 
 
