@@ -18,6 +18,7 @@ from heartloop.policy.model import LanguageModel
 from heartloop.policy.train import checkpoint
 from heartloop.policy.train.metrics import FROM_TRAINER, Row
 from heartloop.policy.train.smells import smells
+from heartloop.policy.train.trackers import Trackers
 from heartloop.types import Episode
 
 _LOG = logging.getLogger(__name__)
@@ -75,6 +76,7 @@ class Session:
             path = self.out / f"{name}.jsonl"
             if path.exists():
                 os.truncate(path, self.state.sizes.get(name, 0))
+        self._trackers = Trackers(self.config, self.out, self.speaker.model)
         self._metrics = (self.out / METRICS).open("a", encoding="utf-8")
         self._episodes = EpisodeWriter(self.out / "episodes.jsonl", resume=True)
 
@@ -108,6 +110,7 @@ class Session:
         self._metrics.write(json.dumps(_finite(full)) + "\n")
         self._metrics.flush()
         os.fsync(self._metrics.fileno())
+        self._trackers.log(full)
         self._listen(full)
 
     def is_due(self, step: int, last: int, unit: int = 1) -> Literal["", "save", "evaluate"]:
@@ -141,6 +144,7 @@ class Session:
         if self.leads:
             self._episodes.close()
             self._metrics.close()
+            self._trackers.close()
 
 
 class Clock:

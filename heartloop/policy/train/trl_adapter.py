@@ -304,7 +304,7 @@ def common(config: TrainConfig, folder: str, steps: int) -> dict[str, Any]:
         "gradient_checkpointing": config.policy.gradient_checkpointing,
         "dataloader_pin_memory": False,
         "logging_steps": 1,
-        "report_to": list(config.run.report_to) or "none",
+        "report_to": "none",
         "save_strategy": "no",
         "disable_tqdm": True,
     }

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -126,6 +127,31 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_written(
     with pytest.raises(ConfigError, match="trackio is not installed: pip install trackio"):
         train(config)
     assert not config.run.out.exists()
+
+
+def test_a_tracker_shows_what_the_metrics_say_over_all_stages_and_after_a_stop(folder, tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    few = {"run.stages": ["warmup", "rl"], "run.save_every": 1, "run.keep": 2, "warmup.steps": 1,
+           "warmup.people": 2, "warmup.least": 0.0, "warmup.dialogues": 2,
+           "warmup.micro_batch": 2, "run.report_to": ["tensorboard"]}  # fmt: skip
+    config = recipe(folder, tmp_path / "run", **{k: json.dumps(v) for k, v in few.items()})
+    out = run(config)[0].folder
+    shutil.rmtree(out / "checkpoint-3")
+    (out / "eval-after.jsonl").unlink()
+    run(config, resume=True)
+    rows = {row["step"]: row for row in timeless(out)}
+    shown: dict[str, dict[int, float]] = {}
+    for path in sorted(out.glob("runs/*")):
+        events = accumulators.EventAccumulator(str(path)).Reload()
+        for name in events.Tags()["scalars"]:
+            own = shown.setdefault(name.removeprefix("train/"), {})
+            own |= {event.step: event.value for event in events.Scalars(name)}
+    assert {"loss", "reward", "entropy", "kept", "emotion"} < set(shown)
+    for name, values in shown.items():
+        if not name.startswith("seconds"):
+            wanted = {n: row[name] for n, row in rows.items() if row.get(name) is not None}
+            assert values == pytest.approx(wanted), name
+    assert {n for values in shown.values() for n in values} == set(rows) == {1, 2, 3}
 
 
 def test_a_directory_that_cannot_be_written_is_refused(folder, tmp_path):
