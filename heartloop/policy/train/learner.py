@@ -32,7 +32,7 @@ def load(config: TrainConfig, folder: Path | None = None) -> LanguageModel:
     else:
         speaker = _begin(config)
     if config.policy.lora:
-        speaker.model = _adapted(speaker.model, config, folder)
+        speaker.model = adapted(speaker.model, config, folder)
     return speaker
 
 
@@ -59,7 +59,7 @@ def _system(path: str) -> str:
         raise ConfigError(f"policy.system: cannot read {path}: {error}") from error
 
 
-def _adapted(model: object, config: TrainConfig, folder: Path | None) -> object:
+def adapted(model: object, config: TrainConfig, folder: Path | None = None) -> object:
     """The model with low-rank adapters, new ones or those of a checkpoint."""
     try:
         import torch
