@@ -10,6 +10,7 @@ import pytest
 
 from heartloop import cli
 from heartloop.errors import MissingExtra, TrainingFailure
+from heartloop.rewards.answers import VERIFIERS
 from heartloop.simusers.scenario import pack
 
 FIRST = pack("test")[0].id
@@ -264,10 +265,11 @@ def test_a_report_is_written_once(capsys, tmp_path):
     assert again.exists()
 
 
-def test_version_names_the_user_that_scores(capsys):
+def test_version_names_the_user_and_the_verifiers_that_score(capsys):
     out = run(capsys, "version")[1]
     assert out.startswith("heartloop ")
     assert "embedded/" in out
+    assert all(f"\n{check.id}\n" in out for check in VERIFIERS.values())
 
 
 def test_a_reader_that_leaves_early_hears_no_complaint():

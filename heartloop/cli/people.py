@@ -67,9 +67,12 @@ def version() -> None:
     """Print the versions that scores depend on."""
     from importlib.metadata import version
 
+    from heartloop.rewards.answers import VERIFIERS
     from heartloop.simusers.registry import STYLES, make_user
     from heartloop.simusers.sage_record import reader
 
     print("heartloop", version("heartloop"))
     for user in (make_user("embedded").id, *map(reader, STYLES.values())):
         print(user)
+    for check in VERIFIERS.values():
+        print(check.id)

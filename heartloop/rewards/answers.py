@@ -7,6 +7,8 @@ question asks for an answer in percent.
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import math
 import re
 import string
@@ -15,7 +17,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
-from importlib import import_module
+from functools import cache
+from importlib import import_module, metadata
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -44,8 +47,8 @@ class Verifier(Protocol):
     """Checks one answer to one question."""
 
     @property
-    def name(self) -> str:
-        """What `verifier` makes it from."""
+    def id(self) -> str:
+        """Name and version, e.g. "numeric/1.0": part of every score."""
         ...
 
     def __call__(self, question: Question, text: str) -> Score:
@@ -59,6 +62,16 @@ class Check:
 
     name: str
     function: Callable[[Question, str], Score]
+    version: str = "1.0"
+    """Changes with any verdict."""
+    library: str = ""
+    """Distribution whose version decides verdicts too."""
+
+    @property
+    def id(self) -> str:
+        """As "numeric/1.0"; with the library, where there is one."""
+        beside = f"+{self.library}/{_installed(self.library)}" if self.library else ""
+        return f"{self.name}/{self.version}{beside}"
 
     def __call__(self, question: Question, text: str) -> Score:
         """The score of the final answer; a text without one is wrong."""
@@ -66,6 +79,14 @@ class Check:
         if not answer:
             return Score(value=0.0, why="no final answer found")
         return self.function(question, answer)
+
+
+@cache
+def _installed(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 _MARK = re.compile(
@@ -310,8 +331,8 @@ def graded(grade: Grade, wrong: float = 0.0) -> Score:
 
 VERIFIERS = {
     f.__name__: Check(f.__name__, f)
-    for f in (exact, choice, numeric, maths, regex, contains, exact_set, token_f1, fact)
-}
+    for f in (exact, choice, numeric, regex, contains, exact_set, token_f1, fact)
+} | {"maths": Check("maths", maths, library="math-verify")}
 """Verifiers by name."""
 
 
@@ -338,6 +359,15 @@ class Own:
 
     name: str
     function: Callable[[Question, str], Any]
+
+    @property
+    def id(self) -> str:
+        """The path with a digest of the code, where that can be read."""
+        try:
+            code = inspect.getsource(self.function).encode()
+        except (OSError, TypeError):
+            return f"{self.name}/unknown"
+        return f"{self.name}/{hashlib.sha256(code).hexdigest()[:12]}"
 
     def __call__(self, question: Question, text: str) -> Score:
         """What the function returns, as a score."""

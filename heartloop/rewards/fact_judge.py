@@ -10,6 +10,8 @@ from heartloop.llm import ChatModel, Decoding, complete
 from heartloop.rewards.answers import Grade, Question, graded, plain
 from heartloop.types import Message, Score
 
+VERSION = "1.0"
+"""Changes with the question put to the model and with how its verdict is read."""
 _LETTERS = {"a": Grade.CORRECT, "b": Grade.INCORRECT, "c": Grade.NOT_ATTEMPTED}
 
 
@@ -48,9 +50,9 @@ class FactJudge:
     """What an incorrect answer scores; -1 makes guessing costly."""
 
     @property
-    def name(self) -> str:
-        """The judge with its model."""
-        return f"fact-judge+{self.model.spec}"
+    def id(self) -> str:
+        """The judge with the version of its question, what it takes off, and its model."""
+        return f"fact-judge/{VERSION}:{self.wrong:g}+{self.model.spec}"
 
     def __call__(self, question: Question, text: str) -> Score:
         """The grade the model gives; None where the call failed or its words are no grade."""

@@ -120,7 +120,7 @@ class Trace(Value):
     """Why no more attempts were made: "passed" or the limit that was met."""
     judge: str = ""
     verifier: str = ""
-    """What made the reports."""
+    """What made the reports, with its version."""
     report: Score | None = None
     """Of the reply."""
     oracle_assisted: bool = False

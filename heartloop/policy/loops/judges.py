@@ -37,7 +37,7 @@ class Answered:
     @property
     def name(self) -> str:
         """As the verifier."""
-        return self.verifier.name
+        return self.verifier.id
 
     def __call__(self, prompt: Prompt, reply: Reply) -> Score:
         """Right or wrong."""

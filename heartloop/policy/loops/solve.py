@@ -50,7 +50,7 @@ def solve(
         raise InvalidInput(f"at_once must be at least 1, got {at_once!r}")
     for spec in {question.verifier for question in questions} if verifier is None else ():
         read_verifier(spec)  # a wrong name is told before anything is paid for
-    done = _resumed(out, loop, seed, oracle, questions) if out and resume else {}
+    done = _resumed(out, loop, seed, oracle, verifier, questions) if out and resume else {}
     lock, tell = Lock(), on_trace or (lambda trace: None)
     file = _opened(out, resume) if out else None
 
@@ -85,10 +85,14 @@ def _at_once(work: Callable[[Question], None], todo: Sequence[Question], at_once
 def _solved(
     loop: Loop, question: Question, seed: int, oracle: bool, verifier: Verifier | None
 ) -> Trace:
-    check = verifier or read_verifier(question.verifier)
+    check = _check(question, verifier)
     if oracle:
         loop = _assisted(loop, question, check)
     return reported(loop.run(prompt(question, seed), question.id), question, check)
+
+
+def _check(question: Question, verifier: Verifier | None) -> Verifier:
+    return verifier or read_verifier(question.verifier)
 
 
 def _assisted(loop: Loop, question: Question, verifier: Verifier) -> Loop:
@@ -109,7 +113,7 @@ def reported(trace: Trace, question: Question, verifier: Verifier) -> Trace:
         final = attempts[trace.chosen].report
     else:
         final = verifier(question, trace.reply.text) if trace.reply else None
-    update = {"attempts": attempts, "report": final, "verifier": verifier.name}
+    update = {"attempts": attempts, "report": final, "verifier": verifier.id}
     return trace.model_copy(update=update)
 
 
@@ -153,8 +157,9 @@ def _append(file: int, trace: Trace) -> None:
 
 
 def _resumed(
-    path: Path, loop: Loop, seed: int, oracle: bool, questions: Sequence[Question]
-) -> dict[str, Trace]:
+    path: Path, loop: Loop, seed: int, oracle: bool, verifier: Verifier | None,
+    questions: Sequence[Question],
+) -> dict[str, Trace]:  # fmt: skip
     """What a file holds already; a last line that was cut short is taken off and done again."""
     if not path.exists():
         return {}
@@ -163,14 +168,15 @@ def _resumed(
     if whole < len(content):
         with path.open("r+b") as file:
             file.truncate(whole)
-    seeds = {question.id: prompt(question, seed).seed for question in questions}
+    own = {q.id: (prompt(q, seed).seed, _check(q, verifier).id) for q in questions}
     if oracle and questions:
         loop = _assisted(loop, questions[0], read_verifier(questions[0].verifier))
     helped = loop.judge is not None and loop.judge.kind == "oracle"
     found = {trace.task: trace for trace in read(path)}
     for trace in found.values():
-        kind = (trace.loop, trace.policy, trace.settings, trace.seed, trace.oracle_assisted)
-        wanted = (loop.label, loop.policy.name, loop.settings, seeds.get(trace.task), helped)
+        kind = (trace.loop, trace.policy, trace.settings, trace.oracle_assisted,
+                (trace.seed, trace.verifier))  # fmt: skip
+        wanted = (loop.label, loop.policy.name, loop.settings, helped, own.get(trace.task))
         if kind != wanted:
             raise InvalidInput(
                 f"{path} holds another run: task {trace.task!r} has {kind!r}, "

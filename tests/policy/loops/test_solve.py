@@ -3,17 +3,20 @@
 import json
 import threading
 import time
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
 from heartloop.errors import EndpointFailure, InvalidInput, OutputRefused, RecordError, UnknownName
+from heartloop.llm import ScriptedModel
 from heartloop.policy.base import make_policy
 from heartloop.policy.loops import Budget, make_loop
 from heartloop.policy.loops.solve import read, solve
 from heartloop.policy.loops.summary import elimination, plot, resampling, summary, table
 from heartloop.policy.loops.tasks import load, recorded
-from heartloop.rewards.answers import Question
+from heartloop.rewards.answers import VERIFIERS, Question
+from heartloop.rewards.fact_judge import FactJudge
 from heartloop.types import Score
 from tests.faults import FaultServer
 from tests.paths import data
@@ -191,6 +194,21 @@ def test_a_run_with_other_limits_or_another_selector_is_not_gone_on_with(tmp_pat
     for other in others:
         with pytest.raises(InvalidInput, match="another run"):
             solve(other, QUESTIONS, out=out, oracle=oracle, resume=True)
+
+
+def test_every_score_names_the_version_of_the_verifier_that_made_it(tmp_path, monkeypatch):
+    out, loop = tmp_path / "traces.jsonl", make_loop("heart", Guesser())
+    (trace,) = solve(loop, QUESTIONS[:1], out=out, oracle=True)
+    assert (trace.judge, trace.verifier) == ("numeric/1.0", "numeric/1.0")
+    assert [read(out)[0].verifier] == ["numeric/1.0"]
+    (by_judge,) = solve(loop, QUESTIONS[:1], verifier=FactJudge(ScriptedModel(["C"] * 9)))
+    assert by_judge.verifier.startswith("fact-judge/")
+    newer = replace(VERIFIERS["numeric"], version="1.1")
+    monkeypatch.setitem(VERIFIERS, "numeric", newer)
+    with pytest.raises(
+        InvalidInput, match=r"another run: .*numeric/1\.0.* expected .*numeric/1\.1"
+    ):
+        solve(loop, QUESTIONS, out=out, oracle=True, resume=True)
 
 
 def test_an_unknown_verifier_is_named_before_the_policy_is_asked():
