@@ -51,8 +51,19 @@ def test_the_dialogues_are_those_of_a_plain_world():
 
 def test_users_wait_side_by_side_up_to_the_limit():
     SlowUser.most = 0
-    play_many(ThreadedWorld(SlowUser, at_once=4), ToyPolicy(), TASKS)
-    assert 2 <= SlowUser.most <= 4
+
+    class Sociable(SlowUser):
+        company, places = threading.Barrier(4), []
+
+        def react(self, history: Sequence[Message]) -> Reaction:
+            if len(history) == 2:  # the first turn of twelve dialogues
+                # Fewer than four at a time would wait in vain.
+                Sociable.places.append(Sociable.company.wait(60))
+            return super().react(history)
+
+    play_many(ThreadedWorld(Sociable, at_once=4), ToyPolicy(), TASKS)
+    assert sorted(Sociable.places) == sorted([0, 1, 2, 3] * 3)
+    assert SlowUser.most <= 4
 
 
 def test_a_dead_endpoint_ends_the_run():
@@ -100,7 +111,7 @@ from tests.fakes import ToyPolicy, ToyUser, toy_scenario
 
 # A process begun in the background of a script ignores the signal unless told otherwise.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-model, begun = ScriptedModel(lambda messages, decoding: "late", 30), threading.Event()
+model, begun = ScriptedModel(lambda messages, decoding: "late", 600), threading.Event()
 
 class Waiting(ToyUser):
     def react(self, history):
@@ -111,7 +122,7 @@ class Waiting(ToyUser):
         return super().react(history)
 
 def answer(prompt):
-    if sys.argv[1] == "policy" and len(prompt.history) > 1 and begun.wait(10):
+    if sys.argv[1] == "policy" and len(prompt.history) > 1 and begun.wait(60):
         raise EndpointFailure("the policy is gone")
     return "I hear you."
 
@@ -119,8 +130,8 @@ play_many(ThreadedWorld(Waiting), ToyPolicy(answer), [Task(toy_scenario(), s) fo
 """
 
 
-def ended(kind: str) -> tuple[float, str]:
-    """Seconds that a process takes to leave once its users wait, and what it says."""
+def ended(kind: str) -> str:
+    """What a process says that leaves while its users wait for ten minutes."""
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, kind], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         text=True, cwd=Path(__file__).resolve().parents[2],
@@ -128,27 +139,22 @@ def ended(kind: str) -> tuple[float, str]:
     try:
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
-        began = time.monotonic()
         if kind == "ctrl-c":
             time.sleep(0.3)
             process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=15)
-        return time.monotonic() - began, said
+        _, said = process.communicate(timeout=60)
+        return said
     finally:
         process.kill()
         process.wait()
 
 
 def test_ctrl_c_ends_the_process_though_users_wait_for_a_slow_model():
-    seconds, said = ended("ctrl-c")
-    assert "KeyboardInterrupt" in said
-    assert seconds < 5
+    assert "KeyboardInterrupt" in ended("ctrl-c")
 
 
 def test_a_policy_that_breaks_down_ends_the_process_though_users_wait():
-    seconds, said = ended("policy")
-    assert "the policy is gone" in said
-    assert seconds < 5
+    assert "the policy is gone" in ended("policy")
 
 
 def test_reactions_beside_a_failure_are_heard_before_it_is_raised():
@@ -164,7 +170,7 @@ def test_reactions_beside_a_failure_are_heard_before_it_is_raised():
         reply = Reply(text=text)
         reaction = world._crew.submit(lambda n=number, r=reply: world._step(n, r))
         world._pending[reaction] = number
-        reaction.exception(5)
+        reaction.exception(30)
     assert list(world.step({})) == [1]
     with pytest.raises(EndpointFailure, match="gone"):
         world.step({1: Reply(text="And then?")})
@@ -172,7 +178,7 @@ def test_reactions_beside_a_failure_are_heard_before_it_is_raised():
 
 def test_idle_threads_end():
     play_many(ThreadedWorld(SlowUser), ToyPolicy(), TASKS)
-    closing = time.monotonic() + 3
+    closing = time.monotonic() + 30
     while time.monotonic() < closing and _users():
         time.sleep(0.01)
     assert _users() == []

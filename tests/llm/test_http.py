@@ -107,7 +107,7 @@ def test_the_ledger_adds_up_under_64_calls_at_once_with_faults():
 @pytest.mark.parametrize("fault", BROKEN)
 def test_a_fault_is_survived_by_asking_again(fault):
     with FaultServer(rate=1.0, faults=(fault,), stall=20) as server:
-        model = model_of(server, timeout=0.3, patience=20)
+        model = model_of(server, timeout=1, patience=20)
         asyncio.run_coroutine_threadsafe(_heal(server), event_loop())
         assert complete(model, said(), Decoding()).text == "I lost my keys."
     assert server.counts[fault] >= 1 and server.counts["ok"] == 1
@@ -267,13 +267,14 @@ def test_a_dead_endpoint_is_given_up_within_its_budget_and_named():
     model = make_model(f"openai:toy@{url}?patience=1&retries=99&key=DEAD_KEY")
     began = time.monotonic()
     results = many(model, 32)
-    assert 1 <= time.monotonic() - began < 4
+    assert time.monotonic() - began >= 1
     assert all(isinstance(r, EndpointFailure) for r in results)
     assert all(url in str(r) and "DEAD_KEY" in str(r) for r in results)
-    began = time.monotonic()
+    assert len(set(map(str, results))) == 1  # told at once: none had a patience of its own
+    sent = model._endpoint.limits._requests
     with pytest.raises(EndpointFailure):
         complete(model, said(), Decoding())
-    assert time.monotonic() - began < 0.5
+    assert model._endpoint.limits._requests == sent
 
 
 def test_an_endpoint_that_never_answered_ends_the_run_after_one_call():
@@ -285,45 +286,53 @@ def test_an_endpoint_that_never_answered_ends_the_run_after_one_call():
 def test_a_server_that_hangs_is_given_up_within_its_budget():
     with FaultServer(rate=1.0, faults=("stall",)) as server:
         model = model_of(server, timeout=0.3, patience=1, retries=99)
-        began = time.monotonic()
         with pytest.raises(EndpointFailure, match=r"no whole answer within 0.3 s"):
             complete(model, said(), Decoding())
-        assert time.monotonic() - began < 2.5
+        assert len(server.seen) <= 3  # of 100, at 0.3 s and a pause each
 
 
-@pytest.mark.parametrize("timeout", [1.2, 30])
-def test_patience_bounds_the_timeout_and_the_pauses_of_one_call(timeout):
+@pytest.mark.parametrize(("timeout", "sent", "last"), [(1.2, 2, "1 s"), (30, 1, "1.5 s")])
+def test_patience_bounds_the_timeout_and_the_pauses_of_one_call(timeout, sent, last):
     with FaultServer(rate=1.0, faults=("stall",), stall=60) as server:
         model = model_of(server, timeout=timeout, patience=1.5, retries=99, concurrency=1)
         began = time.monotonic()
         results = many(model, 3)
-        assert 1.5 <= time.monotonic() - began < 3
+        assert time.monotonic() - began >= 1.5
+        assert len(server.seen) == sent
     assert all(isinstance(r, EndpointFailure) for r in results)
+    assert all(f"no whole answer within {last})" in str(r) for r in results)
 
 
 def test_waits_that_a_server_asks_for_do_not_outlast_patience():
     with FaultServer(rate=1.0, faults=("429",), retry_after="1") as server:
-        began = time.monotonic()
         with pytest.raises(EndpointFailure, match=r"asks to wait 1 s, of 1\.5 s"):
             complete(model_of(server, patience=1.5, retries=99), said(), Decoding())
-        assert time.monotonic() - began < 2
+        assert len(server.seen) <= 2
 
 
 def test_256_calls_are_under_way_at_once_and_all_answered():
-    with FaultServer(latency=0.3) as server:
+    with FaultServer() as server:
         model = model_of(server, concurrency=256)
         many(model, 512)
-        server.most = 0
+        server.together = 256  # no answer to fewer
         results = many(model, 256)
     assert [r.text for r in results] == [f"n{n}" for n in range(256)]
     assert server.most == 256
+
+
+async def _unit() -> tuple[float, float]:
+    """What the thread of the event loop has spent, and what a small piece of work costs it now."""
+    spent = time.thread_time()
+    for _ in range(64):
+        json.loads(json.dumps([list(range(50))] * 20))
+    return spent, (time.thread_time() - spent) / 64
 
 
 def test_the_event_loop_stays_responsive_with_64_calls_under_way():
     lags: list[float] = []
 
     async def watch() -> None:
-        # The loop's own time: what other processes take of the machine is none of its doing.
+        # The loop's own time, against its own work: a slow or busy machine is none of its doing.
         while True:
             began = time.thread_time()
             await asyncio.sleep(0.005)
@@ -334,14 +343,18 @@ def test_the_event_loop_stays_responsive_with_64_calls_under_way():
     ) as server:
         model = make_model(f"openai:toy@{server.stdout.readline().strip()}")
         many(model, 200)
+        before, unit = wait(_unit())
         watcher = asyncio.run_coroutine_threadsafe(watch(), event_loop())
         results = many(model, 1000)
         watcher.cancel()
+        after, unit_after = wait(_unit())
         server.stdin.close()
+    call = (after - before) / 1000
     assert {r.model for r in results} == {"toy"}
     assert model._endpoint.limits.concurrency == 64
     assert len(lags) > 20
-    assert sorted(lags)[int(len(lags) * 0.99)] < 0.05
+    assert call < 16 * max(unit, unit_after)  # usually 4
+    assert sorted(lags)[int(len(lags) * 0.99)] < 4 * 64 * call  # usually 1
 
 
 def test_a_budget_of_requests_counts_retries_and_ends_the_run():

@@ -31,8 +31,10 @@ def test_latencies_run_side_by_side():
         return await asyncio.gather(*(model(ASKED, Decoding()) for _ in range(50)))
 
     began = time.perf_counter()
-    assert len(asyncio.run(many())) == 50
-    assert 0.1 <= time.perf_counter() - began < 2
+    waited = [said.seconds for said in asyncio.run(many())]
+    spent = time.perf_counter() - began
+    assert len(waited) == 50
+    assert sum(waited) > 10 * spent >= 1
 
 
 def test_failures_pass_and_are_booked():

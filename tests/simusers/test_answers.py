@@ -176,10 +176,10 @@ def test_what_is_missing_or_ambiguous_is_a_failure_and_not_a_score(raw: str) -> 
     "piece", ["*", " ", "\x1b[", "\x1b]", "Change:", '"change": +', "{}", "9."]
 )
 def test_endless_answers_are_given_up_at_once(piece: str) -> None:
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(CallFailure):
         parse("turn", piece * (200_000 // len(piece)))
-    assert time.perf_counter() - began < 3
+    assert time.thread_time() - began < 3
 
 
 @pytest.mark.parametrize(

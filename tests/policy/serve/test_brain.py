@@ -179,7 +179,7 @@ def test_a_prompt_that_cannot_be_read_says_what_was_expected(text, reason):
 
 
 def test_a_prompt_of_nothing_but_tags_is_given_up_at_once():
-    began = time.perf_counter()
+    began = time.thread_time()
     with pytest.raises(InvalidInput, match="a line <call>"):
         brain.read("<call>\n" * 140_000 + "</call>x\n" * 10_000)
-    assert time.perf_counter() - began < 2
+    assert time.thread_time() - began < 2
