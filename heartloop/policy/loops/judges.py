@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from heartloop.env.play import Dialogue, MakeUser, Prompt
 from heartloop.errors import EpisodeFailure, InvalidInput
 from heartloop.policy.loops.base import Kind
 from heartloop.rewards.answers import Question, Verifier
 from heartloop.rewards.base import Reward
+from heartloop.simusers.base import UserState
 from heartloop.types import (
     Episode,
     HiddenGoal,
@@ -23,6 +25,9 @@ from heartloop.types import (
     Situation,
     Turn,
 )
+
+HEARD = 1024
+"""Made-up users kept between the drafts of a turn, eight for each dialogue under way."""
 
 
 @dataclass(frozen=True)
@@ -80,26 +85,32 @@ class StandIn:
 
     def __call__(self, prompt: Prompt, reply: Reply) -> Score:
         """Mean emotion over 100 of the users that could score the reply."""
-        history = [m for m in prompt.history if m.role != "system"]
-        said = [*history, Message(role="assistant", content=reply.text)]
+        heard = tuple(m for m in prompt.history if m.role != "system")
+        said = [*heard, Message(role="assistant", content=reply.text)]
         parts: dict[str, float] = {}
         for goal in HiddenGoal:
             try:
-                parts[goal.value] = self._emotion(goal, said, prompt.seed) / 100
+                user = self.make_user()
+                user.restore(_heard(self.make_user, goal, heard, prompt.seed))
+                parts[goal.value] = user.react(said).emotion / 100
             except EpisodeFailure:
                 continue
         if not parts:
             return Score(value=None, why="no user that stands in could score the reply")
         return Score(value=sum(parts.values()) / len(parts), parts=parts)
 
-    def _emotion(self, goal: HiddenGoal, said: Sequence[Message], seed: int) -> float:
-        user = self.make_user()
-        opener = said[0].content.strip() or "-"
-        emotion = user.open(_stand_in(goal, opener), seed).emotion
-        for at, message in enumerate(said):
-            if message.role == "assistant":
-                emotion = user.react(said[: at + 1]).emotion
-        return emotion
+
+@lru_cache(HEARD)
+def _heard(
+    make_user: MakeUser, goal: HiddenGoal, said: tuple[Message, ...], seed: int
+) -> UserState:
+    """Where somebody stands who has heard a dialogue; all drafts of a turn begin there."""
+    user = make_user()
+    user.open(_stand_in(goal, said[0].content.strip() or "-"), seed)
+    for at, message in enumerate(said):
+        if message.role == "assistant":
+            user.react(said[: at + 1])
+    return user.snapshot()
 
 
 def _stand_in(goal: HiddenGoal, opener: str) -> Scenario:

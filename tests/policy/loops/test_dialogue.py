@@ -170,6 +170,26 @@ def test_a_stand_in_knows_nothing_but_what_was_said():
     assert judge(type(later)(history, asked.seed), kind).value < good.value
 
 
+def test_a_stand_in_hears_the_dialogue_once_however_many_drafts_it_is_to_judge():
+    heard = []
+
+    class Counted(EmbeddedUser):
+        def react(self, history):
+            heard.append(len(history))
+            return super().react(history)
+
+    said = ("I lost my job.", "Oh no. How did it happen?", "They closed the shop.", "Just so?",
+            "Yes, on a Friday.")  # fmt: skip
+    roles = ("user", "assistant") * 3
+    history = tuple(Message(role=r, content=t) for r, t in zip(roles, said, strict=False))
+    drafts = [Reply(text=f"A Friday. {text}") for text in ("What now?", "So be it.", "That hurts.")]
+    prompt = type(ask())(history, 5)
+    scores = [StandIn(Counted)(prompt, draft) for draft in drafts]
+    assert sorted(heard) == sorted(8 * [2, 4] + 8 * 3 * [6])
+    assert scores == [StandIn(EmbeddedUser)(prompt, draft) for draft in drafts]
+    assert len({score.value for score in scores}) > 1
+
+
 def test_a_companion_talks_with_users_it_was_not_made_for():
     loop = companion("best-of-n", scripted.make("listener"), Budget(samples=3))
     episodes = play_many(LocalWorld(ToyUser), loop, [Task(toy_scenario(), 1)])
