@@ -13,11 +13,12 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from heartloop.chat.risk import Level, Risk, language, risk, sentences
+from heartloop.chat.risk import Level, Risk, by_rules, language, risk, risk_of_another, sentences
 from heartloop.errors import unknown
 
 __all__ = [
-    "Level", "Risk", "ai_notice", "asks_if_ai", "language", "referral", "region", "regions", "risk",
+    "Level", "Risk", "ai_notice", "asks_if_ai", "language", "referral", "referrals", "region",
+    "regions", "risk", "risk_of_another",
 ]  # fmt: skip
 
 INTERNATIONAL = "international"
@@ -57,12 +58,22 @@ def regions() -> tuple[str, ...]:
     return tuple(_data()["lines"])
 
 
-def referral(place: str, script: str) -> str:
+def referrals(text: str, place: str) -> list[str]:
+    """The fixed texts that a message calls for: about the writer, about somebody else, or both."""
+    another = risk_of_another(text)
+    # What reads like risk without a rule for it is the other's where another is told of.
+    own = by_rules(text) if another else risk(text)
+    found = [referral(place, own.language)] if own else []
+    return found + ([referral(place, another, "concern")] if another else [])
+
+
+def referral(place: str, script: str, about: str = "referral") -> str:
     """The fixed text that leads to people who can help.
 
     Args:
         place: A region or a country's two letters.
         script: "en" or "zh".
+        about: "referral" for the writer, "concern" for somebody near the writer.
 
     Raises:
         UnknownName: no line is known for the place.
@@ -71,7 +82,7 @@ def referral(place: str, script: str) -> str:
     if line is None:
         raise unknown("region", place, regions())
     lines = [_data()["lines"][name][script] for name in dict.fromkeys((line, INTERNATIONAL))]
-    text: str = _data()["referral"][script]
+    text: str = _data()[about][script]
     return text.strip().replace("{lines}", "\n".join(f"- {line}" for line in lines))
 
 

@@ -1,4 +1,7 @@
-"""Words of acute risk, found by the rules of `risk.toml`, which says how a rule is read."""
+"""Words of acute risk, found by the rules of `risk.toml`, which says how a rule is read.
+
+What the rules miss may still read like risk as a whole: `likeness.py` judges that.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
+from heartloop.chat import likeness
 from heartloop.simusers.phrases import words
 
 _CHINESE = re.compile(r"[\u4e00-\u9fff]")
@@ -72,12 +76,98 @@ def language(text: str) -> str:
 
 def risk(text: str) -> Risk | None:
     """Words of acute risk for the writer, the most plainly put first; None where there are none."""
-    told = [masked for sentence in sentences(text) if (masked := _masked(sentence))]
+    told = _told(text)
+    if found := _by_rules(told):
+        return found
+    if likeness.is_like(_whole(told)):
+        return Risk(Level.INDIRECT, language(text))
+    return None
+
+
+def risk_of_another(text: str) -> str | None:
+    """The language in which a message tells that somebody else is at acute risk now; or None.
+
+    A sentence is read as if that person spoke: of "he says he will kill himself" becomes "i says i
+    will kill myself", which the explicit rules know. What the writer says of themselves is set
+    apart, so that no rule takes it for the other's.
+    """
+    return next((s.script for s in sentences(text) if _tells_of_another(s)), None)
+
+
+def _tells_of_another(sentence: _Sentence) -> bool:
+    heard = _as_the_other(sentence)
+    if heard is None or _is_calm(sentence):
+        return False
+    sign = "(?<!\\S)(i|~i) " if sentence.script == "en" else "(\u6211|~)"
+    return any(
+        _compiled(sign).findall(heard.text[: found.end()])[-1:] not in (["~i"], ["~"])
+        and not _denied(heard, found.start(), Level.EXPLICIT)
+        for found in _matches(heard, "explicit")
+    )
+
+
+def _names_another(sentence: _Sentence) -> bool:
+    if sentence.script == "zh":
+        return bool(_compiled(_data()["zh"]["families"]["near"]).search(sentence.text))
+    return not frozenset(_family("near")).isdisjoint(sentence.spoken)
+
+
+def _as_the_other(sentence: _Sentence) -> _Sentence | None:
+    """A sentence as somebody near the writer would say it; None where it speaks of nobody."""
+    if not _names_another(sentence):
+        return None
+    if sentence.script == "zh":
+        near = _compiled(_data()["zh"]["families"]["near"])
+        text = near.sub("#", sentence.text)
+        text = text.replace("\u6211", "~").replace("#", "\u6211")
+        return _without_idioms(sentence._replace(text=text))
+    near_words = frozenset(_family("near"))
+    table: dict[str, str] = _data()["en"]["another"]
+    heard = ("i" if w in near_words else table.get(w, w) for w in sentence.text.split())
+    return _without_idioms(_sentence(" ".join(heard)))
+
+
+def _is_calm(sentence: _Sentence) -> bool:
+    """Whether what is told of another is over, a story, or no risk of suicide."""
+    told = [table for table in ("aside", "another_calm", "another_past") if _any(sentence, table)]
+    recent = _topic(sentence.script, "recent").search(sentence.text)
+    return (told == ["another_past"] and not recent) or (bool(told) and told != ["another_past"])
+
+
+def _any(sentence: _Sentence, table: str) -> bool:
+    return any(True for _ in _matches(sentence, table))
+
+
+def by_rules(text: str) -> Risk | None:
+    """What the rules alone find."""
+    return _by_rules(_told(text))
+
+
+def _by_rules(told: list[_Sentence]) -> Risk | None:
     for level in Level:
         for sentence in told:
             if _threatens(sentence, level):
                 return Risk(level, sentence.script)
     return None
+
+
+def likeness_places(text: str) -> list[int]:
+    """Where the weights of a message lie, by which `likeness.py` judges it."""
+    return likeness.places(_whole(_told(text)))
+
+
+def _told(text: str) -> list[_Sentence]:
+    """The sentences that may tell of risk, without phrases that mean none."""
+    return [masked for sentence in sentences(text) if (masked := _masked(sentence))]
+
+
+def _whole(told: list[_Sentence]) -> list[tuple[str, str]]:
+    """What is judged as a whole: all but what befell others."""
+    return [
+        (sentence.script, sentence.text)
+        for sentence in told
+        if not (_names_another(sentence) and _any(sentence, "another_calm"))
+    ]
 
 
 def sentences(text: str) -> Iterator[_Sentence]:
@@ -122,6 +212,8 @@ def _spelled(word: str) -> str:
     spelling: dict[str, str] = _data()["en"]["spelling"]
     if (known := spelling.get(word) or spelling.get(short)) is not None:
         return known
+    if slip := _slip(short):
+        return slip
     if len(short) > 9:
         for joined, apart in _run_together().items():
             if joined in short and short != joined + "ly":
@@ -131,9 +223,13 @@ def _spelled(word: str) -> str:
 
 def _masked(sentence: _Sentence) -> _Sentence | None:
     """A sentence without the phrases that mean no risk; None where all of it is an aside."""
-    aside = any(True for _ in _found(sentence, "aside"))
+    aside = _any(sentence, "aside")
     if aside and not _topic(sentence.script, "present").search(sentence.text):
         return None
+    return _without_idioms(sentence)
+
+
+def _without_idioms(sentence: _Sentence) -> _Sentence:
     text = sentence.text
     for rule in _rules(sentence.script, "masked"):
         if rule.may_match(sentence.spoken):
@@ -146,10 +242,10 @@ def _threatens(sentence: _Sentence, level: Level) -> bool:
         return False
     tables = _UNLESS if level is Level.INDIRECT else {"explicit": ()}
     return any(
-        not _denied(sentence, start, level)
+        not _denied(sentence, found.start(), level)
         for table, topics in tables.items()
         if not any(_topic(sentence.script, topic).search(sentence.text) for topic in topics)
-        for start in _found(sentence, table)
+        for found in _matches(sentence, table)
     )
 
 
@@ -158,11 +254,11 @@ def _speaks_of_others(sentence: _Sentence) -> bool:
     return not sentence.spoken.isdisjoint(_OTHERS) and sentence.spoken.isdisjoint(_WRITER)
 
 
-def _found(sentence: _Sentence, table: str) -> Iterator[int]:
-    """Where the rules of a table match in a sentence."""
+def _matches(sentence: _Sentence, table: str) -> Iterator[re.Match[str]]:
+    """What the rules of a table match in a sentence."""
     for rule in _rules(sentence.script, table):
         if rule.may_match(sentence.spoken):
-            yield from (found.start() for found in rule.find(sentence.text))
+            yield from rule.find(sentence.text)
 
 
 def _denied(sentence: _Sentence, start: int, level: Level) -> bool:
@@ -173,6 +269,24 @@ def _denied(sentence: _Sentence, start: int, level: Level) -> bool:
     after = _BREAK.split(sentence.text[start:])[0].split()
     told_of_others = level is Level.EXPLICIT and _others(sentence.script).search(before)
     return bool(told_of_others) and _WRITER.isdisjoint(after)
+
+
+def _slip(word: str) -> str | None:
+    """The word of "slips" that this one is but for one letter."""
+    known = _slips()
+    shorter = (w for w in _without_a_letter(word) if w in known)
+    return known.get(word) or next((known[w] for w in shorter), None)
+
+
+@cache
+def _slips() -> dict[str, str]:
+    """Words one may slip at, and each with a letter left out."""
+    slips: list[str] = _data()["en"]["slips"].split()
+    return {w: word for word in slips for w in (word, *_without_a_letter(word))}
+
+
+def _without_a_letter(word: str) -> Iterator[str]:
+    return (word[:at] + word[at + 1 :] for at in range(len(word)))
 
 
 @cache

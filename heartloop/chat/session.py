@@ -145,8 +145,7 @@ class Session:
         """Say what it is when asked, and whom to call where there is risk; no model is asked."""
         if care.asks_if_ai(text):
             self.note(care.ai_notice(text))
-        if found := care.risk(text):
-            notice = care.referral(self.region, found.language)
+        for notice in care.referrals(text, self.region):
             self._add("notice", _HOUSE, text=notice, referral=True)
 
     def note(self, text: str) -> Entry:

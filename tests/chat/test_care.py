@@ -1,10 +1,15 @@
+import hashlib
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from heartloop.chat import care
+from heartloop.chat import care, likeness
+from heartloop.chat.risk import by_rules
+from heartloop.chat.session import Due
 from heartloop.errors import UnknownName
+from tests.chat.parts import session
+from tests.fakes import ToyPolicy
 
 ROUNDS = tomllib.loads((Path(__file__).parent / "crisis.toml").read_text("utf-8"))
 KINDS = ("explicit", "indirect", "negated", "idiom", "plain")
@@ -168,3 +173,103 @@ def test_what_is_everyday_or_told_of_grief_keeps_loose_rules_quiet():
     assert care.risk("I can't do this anymore") and not care.risk("I can't do this job anymore")
     assert care.risk("Death is all I think about")
     assert not care.risk("My dad's death is all I think about")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "my friend says he'll kill himself tonight", "My sister texted me that she wants to die",
+        "my roommate just took a whole bottle of pills", "My dad keeps saying he'll end his life",
+        "I think my brother is going to hurt himself", "my cousin is suicidal and I'm scared",
+        "my daughter keeps cutting herself and I don't know what to do",
+        "my boyfriend is threatening to kill himself if I leave",
+        "How do I help a friend who is suicidal?", "he is on the bridge and says he will jump",
+        "my mum said she doesn't want to live anymore",
+        "she told me she's planning to overdose",
+        "my husband tried to kill himself last night and he's home now",
+        "我朋友说他今晚要自杀", "我妹妹割腕了，现在怎么办", "我室友说她不想活了",
+        "他站在天台上说要跳下去", "我妈说她想死，我好怕", "同学发了遗书，联系不上了",
+    ],
+)  # fmt: skip
+def test_the_present_risk_of_somebody_near_brings_up_how_to_help_them(text):
+    assert care.risk_of_another(text) == care.language(text)
+    assert care.referral("ie", care.language(text), "concern") in care.referrals(text, "ie")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "My dad took his own life.", "my uncle killed himself ten years ago",
+        "my friend tried to kill herself years ago, she is fine now",
+        "In the film the hero kills himself", "The news said a man jumped off a bridge",
+        "my boss is going to kill me", "my mum will kill me if I'm late",
+        "she's dying to meet you", "my grandma is dying of cancer",
+        "My friend died by suicide last spring", "my brother's suicide still haunts me",
+        "he is not suicidal, just sad", "my cousin is writing a paper on suicide",
+        "He's killing himself laughing", "she would never hurt herself",
+        "my friend is going to kill himself trying to finish that marathon",
+        "my sister works for a suicide hotline", "my girlfriend cut her finger",
+        "my cat died and she was everything", "he wants to end the relationship",
+        "my dad takes all his pills on time", "我爸爸去年自杀了", "我朋友以前自杀过，现在好了",
+        "电影里的男主自杀了", "他没有想自杀，只是难过", "我妈要打死我", "我室友快笑死了",
+        "他累死了", "我姐说她想死我了",
+    ],
+)  # fmt: skip
+def test_grief_stories_and_figures_of_speech_tell_of_no_present_risk_of_another(text):
+    assert care.risk_of_another(text) is None
+    assert care.referrals(text, "us") == []
+
+
+def test_the_risk_of_another_is_answered_by_the_fixed_text_and_by_no_policy():
+    policy = ToyPolicy()
+    one = session("talk", "p", players={"p": policy})
+    one.say("my friend says he'll kill himself tonight")
+    _, notice = one.path
+    assert notice.text == care.referral("us", "en", "concern") and notice.referral
+    assert one.due is Due.PERSON and policy.batches == []
+
+
+def test_what_the_writer_feels_is_not_taken_for_another():
+    for text in ("my friend thinks I want to die", "my sister knows that I want to kill myself"):
+        assert care.risk_of_another(text) is None, text
+    both = care.referrals("I want to kill myself. My brother says he will kill himself too.", "us")
+    assert both == [care.referral("us", "en"), care.referral("us", "en", "concern")]
+
+
+def test_calm_lines_raise_few_alarms_about_others():
+    calm = [line for kind in ("negated", "idiom", "plain") for line in LINES[kind]]
+    wrong = [line for line in calm if care.risk_of_another(line)]
+    assert len(wrong) <= 0.01 * len(calm), wrong
+
+
+def test_the_text_about_others_is_bundled_whole_in_both_languages():
+    table = tomllib.loads((Path(care.__file__).parent / "care.toml").read_text("utf-8"))
+    assert table["concern"]["source"].startswith("https://")
+    for script, emergency in (("en", "local emergency number"), ("zh", "急救或报警电话")):
+        text = care.referral("us", script, "concern")
+        assert "988" in text and "findahelpline.com" in text and emergency in text
+        head, tail = table["concern"][script].strip().split("{lines}")
+        assert text.startswith(head) and text.endswith(tail) and "{" not in text
+
+
+@pytest.mark.parametrize(
+    "typed", ["suicidl rn", "i feel suiccidal tonight", "i want to kill mysel", "i'll kill mysefl"]
+)
+def test_a_slip_of_one_letter_is_read(typed):
+    assert care.risk(typed)
+    assert not care.risk("he does it himself and I help myself to cake")
+
+
+def test_the_weights_are_those_learnt_from_the_lines_as_they_are():
+    lines = (Path(__file__).parent / "crisis.toml").read_bytes()
+    known = likeness.weights()
+    assert known.taught == hashlib.sha256(lines).digest(), "run benchmarks/crisis_weights.py"
+    assert len(known.values) == likeness.SIZE
+
+
+def test_what_no_rule_knows_may_still_read_like_risk_and_is_put_down_as_indirect():
+    found = [
+        line for line in LINES["indirect"] if by_rules(line) is None and care.risk(line) is not None
+    ]
+    assert len(found) >= 5
+    assert {care.risk(line).level for line in found} == {care.Level.INDIRECT}
