@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from statistics import median
+from tempfile import gettempdir
 from typing import Any
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
@@ -173,6 +174,14 @@ TEMPLATE = (
 )
 
 
+PLAIN = {
+    "output_dir": gettempdir(), "num_generations": 2, "use_cpu": True, "bf16": False,
+    "gradient_checkpointing": False, "report_to": "none", "save_strategy": "no",
+    "disable_tqdm": True,
+}  # fmt: skip
+"""Settings of TRL on a processor that writes nothing."""
+
+
 class Room:
     """A dialogue as an environment of TRL; it cannot end before the last turn."""
 
@@ -200,6 +209,20 @@ def environment_factory(
     speaker: LanguageModel, scenarios: Sequence[Scenario], limit: int
 ) -> tuple[float, int]:
     """Seconds and sampled tokens of the same dialogues in TRL's own loop."""
+    size = len(scenarios)
+    trainer, rows = environment_trainer(
+        speaker, scenarios[: size // 2], limit, per_device_train_batch_size=size, max_steps=1
+    )
+    began = time.perf_counter()
+    output = trainer._generate_and_score_completions([row for row in rows for _ in range(2)])
+    seconds = time.perf_counter() - began
+    return seconds, int((output["tool_mask"] * output["completion_mask"]).sum())
+
+
+def environment_trainer(
+    speaker: LanguageModel, scenarios: Sequence[Scenario], limit: int, **special: Any
+) -> tuple[Any, list[dict[str, Any]]]:
+    """TRL's trainer over dialogues with these people, two samples of each, and its rows."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -210,23 +233,18 @@ def environment_factory(
     tokenizer.chat_template, tokenizer.response_template = TEMPLATE, {"tool": "say"}
     turns = MAKE().preset.turns
     rows = [
-        {"prompt": [{"role": "user", "content": s.opener}], "scenario": s.id}
-        for s in scenarios for _ in range(2)
-    ][: len(scenarios)]  # fmt: skip
+        {"prompt": [{"role": "user", "content": s.opener}], "scenario": s.id} for s in scenarios
+    ]
+    args = GRPOConfig(
+        **PLAIN | special, max_completion_length=turns * (limit + 120),
+        max_tool_calling_iterations=turns - 1, generation_kwargs={"max_new_tokens": limit},
+    )  # fmt: skip
     trainer = GRPOTrainer(
         model=speaker.model, processing_class=tokenizer, train_dataset=Dataset.from_list(rows),
         reward_funcs=lambda prompts, **_: [0.0] * len(prompts), environment_factory=Room,
-        args=GRPOConfig(
-            output_dir="unused", per_device_train_batch_size=len(rows), num_generations=2,
-            max_completion_length=turns * (limit + 120), max_tool_calling_iterations=turns - 1,
-            generation_kwargs={"max_new_tokens": limit}, use_cpu=True, bf16=False,
-            gradient_checkpointing=False, report_to="none", save_strategy="no", max_steps=1,
-        ),
+        args=args,
     )  # fmt: skip
-    began = time.perf_counter()
-    output = trainer._generate_and_score_completions(rows)
-    seconds = time.perf_counter() - began
-    return seconds, int((output["tool_mask"] * output["completion_mask"]).sum())
+    return trainer, rows
 
 
 if __name__ == "__main__":
