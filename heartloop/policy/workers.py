@@ -88,11 +88,25 @@ def _fit(
 
 
 def _cause(error: Exception) -> HeartloopError:
-    """What the first failed worker raised."""
-    failures = getattr(error, "worker_failures", {})
-    for rank, failure in sorted(failures.items()):
-        inner = getattr(failure, "cause", None) or failure
+    """What the workers failed of: an error of ours, a death, or what the first of them raised."""
+    from ray.exceptions import RayActorError
+
+    found = {
+        rank: getattr(failure, "cause", None)
+        or getattr(failure, "health_check_failure", None)
+        or failure
+        for rank, failure in sorted(getattr(error, "worker_failures", {}).items())
+    }
+    for inner in found.values():
         if isinstance(inner, HeartloopError):
             return inner
+    # The others of its group fail too, of a connection that breaks.
+    for rank, inner in found.items():
+        if isinstance(inner, RayActorError):
+            return TrainingFailure(
+                f"worker {rank} died: its process was ended from outside, or for want of memory; "
+                "what was saved is there to resume from"
+            )
+    for rank, inner in found.items():
         return TrainingFailure(f"worker {rank}: {type(inner).__name__}: {inner}")
     return TrainingFailure(f"the workers failed: {error}")

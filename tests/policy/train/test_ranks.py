@@ -6,7 +6,11 @@ A minute or two: Ray Train needs some ten seconds to start its workers, four tim
 import io
 import json
 import os
+import re
 import shutil
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,9 +22,10 @@ from rich.console import Console  # noqa: E402
 from safetensors.torch import load_file, save_model  # noqa: E402
 
 from heartloop import config as settings  # noqa: E402
+from heartloop.cli import main  # noqa: E402
 from heartloop.errors import ConfigError, OutputRefused  # noqa: E402
 from heartloop.policy.parallel import find_ray, join_or_start  # noqa: E402
-from heartloop.policy.train import learner, run  # noqa: E402
+from heartloop.policy.train import checkpoint, learner, run  # noqa: E402
 from heartloop.policy.workers import run_workers  # noqa: E402
 
 TABLES = {
@@ -129,6 +134,42 @@ def test_a_critic_learns_on_two_workers_and_goes_on_after_a_stop(folder, tmp_pat
     assert {name: lasting(out / name) for name in files} == whole
     with pytest.raises(OutputRefused, match="exists already"):
         train(config)
+
+
+def kill_a_worker(out, killed):
+    """Once there is a checkpoint, end a process that trains; note what there was to lose."""
+    while not (found := checkpoint.numbered(out)):
+        time.sleep(0.01)
+    actors = ray._private.state.actors().values()
+    pids = [a["Pid"] for a in actors if "TrainWorker" in a["ActorClassName"]
+            and a["State"] == "ALIVE"]  # fmt: skip
+    killed += [len(pids), [path.name for path in found]]
+    os.kill(pids[-1], signal.SIGKILL)
+
+
+def test_a_run_that_loses_a_worker_fails_and_goes_on_from_its_last_checkpoint(
+    folder, tmp_path, capsys
+):
+    out, path, killed = tmp_path / "run", tmp_path / "recipe.json", []
+    config = recipe(folder, out, **{"run.workers": 2, "run.save_every": 1, "rl.steps": 6,
+                                    "run.keep": 9})  # fmt: skip
+    path.write_text(config.model_dump_json())
+    killer = threading.Thread(target=kill_a_worker, args=(out, killed), daemon=True)
+    killer.start()
+    assert main(["train", str(path)]) == 1
+    killer.join(60)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.search(r"^heartloop: worker [01] died: its process was ended from outside", error)
+    workers, written = killed
+    assert workers == 2 and len(written) < 6
+    left = [path.name for path in checkpoint.numbered(out)]
+    assert set(written) <= set(left)
+    for name in left:
+        assert checkpoint.read_state(out / name)["total"] == int(name.rpartition("-")[2])
+    assert not (out / "eval-after.jsonl").exists()
+    assert main(["train", str(path), "--resume"]) == 0
+    assert [row["step"] for row in rows(out)] == [1, 2, 3, 4, 5, 6]
+    assert (out / "checkpoint-6" / "model.safetensors").is_file()
 
 
 def test_batches_that_cannot_be_shared_are_refused(tmp_path):
