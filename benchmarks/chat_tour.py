@@ -58,6 +58,10 @@ async def care(app, do) -> None:
     await do("Everyone would be better off without me.")
 
 
+async def concern(app, do) -> None:
+    await do("My best friend says he'll kill himself tonight.")
+
+
 async def sessions(app, do) -> None:
     await do("I failed my exam and I feel so ashamed.")
     await do("/search exam")
@@ -87,6 +91,7 @@ SCENES = {
     "replay": (replay, Mode.REPLAY, (110, 36)),
     "compare": (compare, Mode.COMPARE, (110, 24)),
     "care": (care, Mode.TALK, (100, 34)),
+    "concern": (concern, Mode.TALK, (100, 38)),
     "search": (sessions, Mode.TALK, (110, 24)),
     "commands": (commands, Mode.TALK, (110, 44)),
     "loop": (loop, Mode.TALK, (110, 40)),

@@ -1,6 +1,8 @@
 """How much acute risk the client finds in the lines of `tests/chat/crisis.toml`, round by round.
 
-python benchmarks/crisis.py [--round NAME] [--wrong]
+python benchmarks/crisis.py [--round NAME] [--wrong] [--texts FILE ...]
+
+`--texts` counts the referrals that ordinary texts raise: files of JSON lines with a "text" each.
 """
 
 import argparse
@@ -33,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--round", help="this round alone")
     parser.add_argument("--wrong", action="store_true", help="print the lines that go wrong")
+    parser.add_argument("--texts", type=Path, nargs="*", default=[], metavar="FILE")
     options = parser.parse_args()
     rounds = tomllib.loads(LINES.read_text("utf-8"))
     print("| round | lines | explicit found | indirect found | false alarms |")
@@ -57,6 +60,10 @@ def main() -> None:
     print(f"{1000 * spent / max(count, 1):.2f} ms a line")
     first = openers()
     print(f"{sum(care.risk(line) is not None for line in first)} of {len(first)} openers")
+    for path in options.texts:
+        texts = [json.loads(row)["text"] for row in path.open(encoding="utf-8")]
+        alarms = sum(care.risk(text) is not None for text in texts)
+        print(f"{alarms} of {len(texts)} texts of {path.name}")
 
 
 if __name__ == "__main__":

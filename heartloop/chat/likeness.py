@@ -62,7 +62,8 @@ def is_like(sentences: Iterable[tuple[str, str]]) -> bool:
 def weights() -> Weights:
     """The weights that are shipped."""
     data = files("heartloop.chat").joinpath("likeness.bin").read_bytes()
-    return Weights(*HEADER.unpack_from(data), memoryview(data)[HEADER.size :].cast("b"))
+    bias, unit, threshold, taught = HEADER.unpack_from(data)
+    return Weights(bias, unit, threshold, taught, memoryview(data)[HEADER.size :].cast("b"))
 
 
 def _english(spoken: list[str]) -> Iterator[str]:

@@ -108,7 +108,7 @@ def _tells_of_another(sentence: _Sentence) -> bool:
 
 def _names_another(sentence: _Sentence) -> bool:
     if sentence.script == "zh":
-        return bool(_compiled(_data()["zh"]["families"]["near"]).search(sentence.text))
+        return bool(_compiled(_chinese_family("near")).search(sentence.text))
     return not frozenset(_family("near")).isdisjoint(sentence.spoken)
 
 
@@ -117,7 +117,7 @@ def _as_the_other(sentence: _Sentence) -> _Sentence | None:
     if not _names_another(sentence):
         return None
     if sentence.script == "zh":
-        near = _compiled(_data()["zh"]["families"]["near"])
+        near = _compiled(_chinese_family("near"))
         text = near.sub("#", sentence.text)
         text = text.replace("\u6211", "~").replace("#", "\u6211")
         return _without_idioms(sentence._replace(text=text))
@@ -275,7 +275,8 @@ def _slip(word: str) -> str | None:
     """The word of "slips" that this one is but for one letter."""
     known = _slips()
     shorter = (w for w in _without_a_letter(word) if w in known)
-    return known.get(word) or next((known[w] for w in shorter), None)
+    found = known.get(word) or next((known[w] for w in shorter), None)
+    return None if found and word == f"{found}s" else found  # several of them are no slip
 
 
 @cache
@@ -307,24 +308,25 @@ def _simplified() -> dict[int, int]:
 
 @cache
 def _run_together() -> dict[str, str]:
-    phrases: list[str] = _data()["en"]["run_together"].split(" | ")
+    phrases = _alternatives(_data()["en"]["run_together"])
     apart = {phrase.replace(" ", ""): phrase.replace("wanna", "want to") for phrase in phrases}
     return apart
 
 
 @cache
 def _rules(script: str, table: str) -> tuple[_Rule, ...]:
-    rows: str = _data()[script]["rules"][table]
+    # A row goes on in lines that begin with a space.
+    rows = re.sub("\n +", "", _data()[script]["rules"][table])
     lines = [row for row in rows.split("\n") if row and not row.startswith("# ")]
     return tuple(map(_rule if script == "en" else _chinese_rule, lines))
 
 
 @cache
 def _topic(script: str, name: str) -> re.Pattern[str]:
-    row = " ".join(_data()[script]["rules"][name].split())
+    row: str = _data()[script]["rules"][name]
     if script == "zh":
-        return re.compile(row)
-    return re.compile(rf"(?<!\S){_choice(_split(row, '|'))[0]}")
+        return re.compile("".join(row.split()))
+    return re.compile(rf"(?<!\S){_choice(_alternatives(row))[0]}")
 
 
 @cache
@@ -334,15 +336,14 @@ def _denial(script: str) -> re.Pattern[str]:
 
 @cache
 def _others(script: str) -> re.Pattern[str]:
-    row = _data()[script]["rules"]["others"]
+    row: str = _data()[script]["rules"]["others"]
     if script == "zh":
-        return re.compile(f"(?:{row})[^我]{{0,6}}$")
-    return re.compile(f"(?<!\\S){_choice(row.split(' | '))[0]}(?:(?!(?:i|me|my) )\\S+ ){{0,4}}$")
+        return re.compile(f"(?:{''.join(row.split())})[^我]{{0,6}}$")
+    return re.compile(f"(?<!\\S){_choice(_alternatives(row))[0]}(?:(?!(?:i|me|my) )\\S+ ){{0,4}}$")
 
 
 def _chinese_rule(row: str) -> _Rule:
-    families = _data()["zh"]["families"]
-    filled = re.sub("<([a-z_]+)>", lambda found: families[found[1]], row)
+    filled = re.sub("<([a-z_]+)>", lambda found: _chinese_family(found[1]), row)
     first, *beside = filled.replace("..", "[^,]{0,6}").split(" & ")
     return _Rule(first, tuple(beside))
 
@@ -391,7 +392,15 @@ def _choice(options: list[str]) -> tuple[str, frozenset[str]]:
 
 
 def _family(name: str) -> list[str]:
-    return _split(" ".join(_data()["en"]["families"][name].split()), "|")
+    return _alternatives(_data()["en"]["families"][name])
+
+
+def _chinese_family(name: str) -> str:
+    return "".join(_data()["zh"]["families"][name].split())
+
+
+def _alternatives(row: str) -> list[str]:
+    return _split(" ".join(row.split()), "|")
 
 
 def _split(row: str, separator: str) -> list[str]:
