@@ -131,8 +131,10 @@ def _drawn(answer: Any) -> tuple[list[int], list[float]]:
 
 def _take(model: Any, weights: Iterable[tuple[str, Any]]) -> set[str]:
     """Load weights into an engine's network; the names of those that none was given for."""
-    taken: set[str] = set(model.load_weights(weights) or ())
-    return {name for name, _ in model.named_parameters()} - taken
+    taken = model.load_weights(weights)
+    if taken is None:  # a network of which vLLM keeps no count
+        return set()
+    return {name for name, _ in model.named_parameters()} - set(taken)
 
 
 def _keep_weights_as_they_are() -> None:
