@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -57,22 +58,43 @@ class Mixed:
 
 
 def run(policy: Policy, asked: argparse.Namespace) -> list[Row]:
-    """Every arm under every judge, and the single reply that they are compared to."""
+    """Every arm under every judge, and the single reply that they are compared to.
+
+    What the file holds already is not done again, so that a run goes on where it was cut off.
+    """
     people = pack("test")[: asked.number]
-    single = make_loop("single", policy, dialogue=True)
-    rows = [_row("-", "single", _played(single, people, asked.seed, rehearse=False))]
-    for judge in asked.judges:
-        for arm in asked.arms:
-            loop = _loop(arm, policy, judge, asked)
-            played = _played(loop, people, asked.seed, rehearse=judge == "rehearsal")
-            rows.append(_row(judge, arm, played))
-            if asked.out:  # what is finished stays, whatever comes
-                asked.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
-            print(judge, arm, interval(rows[-1]["finals"]), file=sys.stderr, flush=True)
+    rows = _kept(asked)
+    for judge, arm in [("-", "single"), *product(asked.judges, asked.arms)]:
+        if any((row["judge"], row["arm"]) == (judge, arm) for row in rows):
+            continue
+        loop = _loop(arm, policy, judge, asked)
+        played = _played(loop, people, asked.seed, rehearse=judge == "rehearsal")
+        rows.append({"judge": judge, "arm": arm, "run": _settings(asked), **played})
+        if asked.out:
+            asked.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+        print(judge, arm, interval(rows[-1]["finals"]), file=sys.stderr, flush=True)
     return rows
 
 
+def _kept(asked: argparse.Namespace) -> list[Row]:
+    """The rows of an earlier run; of another kind of run they are refused."""
+    if asked.out is None or not asked.out.exists():
+        return []
+    rows: list[Row] = json.loads(asked.out.read_text(encoding="utf-8"))
+    for row in rows:
+        if row["run"] != _settings(asked):
+            raise SystemExit(f"{asked.out} holds {row['run']}, not {_settings(asked)}")
+    return rows
+
+
+def _settings(asked: argparse.Namespace) -> Row:
+    """What rows of one table have in common; they may differ in the number of people."""
+    return {"policy": asked.name, "mode": asked.mode, "samples": asked.samples, "seed": asked.seed}
+
+
 def _loop(arm: str, policy: Policy, judge: str, asked: argparse.Namespace) -> Loop:
+    if arm == "single":
+        return make_loop(arm, policy, dialogue=True)
     chosen: Mode | None = asked.mode
     steer: Judge | None = None if judge == "nobody" else StandIn(EmbeddedUser)
     if judge == "form":
@@ -97,28 +119,25 @@ def _played(loop: Loop, people: Sequence[Scenario], seed: int, *, rehearse: bool
     }
 
 
-def _row(judge: str, arm: str, played: Row) -> Row:
-    return {"judge": judge, "arm": arm, **played}
-
-
 def table(rows: Sequence[Row]) -> None:
-    """Mean final emotion with its interval, and the paired differences."""
-    print("| judge | loop | samples a turn | final emotion | over single | over neutral |")
-    print("|---|---|---|---|---|---|")
+    """Mean final emotion with its interval, and differences paired over the people of both."""
+    print("| judge | loop | people | samples a turn | final emotion | over single | over neutral |")
+    print("|---|---|---|---|---|---|---|")
     finals = {(row["judge"], row["arm"]): row["finals"] for row in rows}
     for row in rows:
         judge, arm = row["judge"], row["arm"]
         over = _over(row["finals"], finals.get(("-", "single")), arm == "single")
         beside = _over(row["finals"], finals.get((judge, CONTROL)), arm == CONTROL)
         mark = " (oracle-assisted)" if row["assisted"] else ""
-        print(f"| {judge}{mark} | {arm} | {row['samples']:.1f} | {interval(row['finals'])} | "
-              f"{over} | {beside} |")  # fmt: skip
+        print(f"| {judge}{mark} | {arm} | {len(row['finals'])} | {row['samples']:.1f} | "
+              f"{interval(row['finals'])} | {over} | {beside} |")  # fmt: skip
 
 
 def _over(finals: Sequence[float], others: Sequence[float] | None, itself: bool) -> str:
     if others is None or itself:
         return ""
-    found = paired(others, finals)
+    both = min(len(others), len(finals))
+    found = paired(others[:both], finals[:both])
     return f"{found.mean:+.1f} [{found.low:.1f}, {found.high:.1f}]"
 
 
@@ -160,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("run", "table", "plot"))
     parser.add_argument("name", help="policy, or file of a run")
-    parser.add_argument("--out", type=Path, help="new file")
+    parser.add_argument("--out", type=Path, help="file of the run, gone on with; or new picture")
     parser.add_argument("--number", type=int, default=100, help="people to talk with")
     parser.add_argument("--samples", type=int, default=5, help="drafts a turn")
     parser.add_argument("--seed", type=int, default=0, help="of the users")

@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,9 @@ EKMAN = ("joy", "surprise", "sadness", "anger", "fear", "disgust")
 """The six emotions of HEART's cues (arXiv 2509.22876); the other groups are controls."""
 LEAK = 5
 """Words in a row that, said by the policy, betray a cue."""
+_WORD = re.compile(r"\w+")
+KEPT = 512
+"""Texts whose words are kept: cues come again, and a reply is held against all that were given."""
 
 
 class Cue(Value):
@@ -101,16 +104,23 @@ def leaked(cue: str, reply: str, visible: Sequence[str] = ()) -> str:
 
     Short cues count as a whole, others by runs of `LEAK` words.
     """
-    grams = _grams(cue, min(LEAK, len(_words(cue))))
-    said = f" {' '.join(_words(reply))} "
-    open_ = " ".join(f" {' '.join(_words(text))} " for text in visible)
-    return next((g for g in grams if f" {g} " in said and f" {g} " not in open_), "")
+    said = _plain(reply)
+    found = [gram for gram in _grams(cue) if gram in said]
+    if not found:
+        return ""
+    open_ = " ".join(map(_plain, visible))
+    return next((gram.strip() for gram in found if gram not in open_), "")
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", text.casefold())
+@lru_cache(KEPT)
+def _plain(text: str) -> str:
+    """The words of a text in small letters, a space around each."""
+    return f" {' '.join(_WORD.findall(text.casefold()))} "
 
 
-def _grams(text: str, n: int) -> list[str]:
-    words = _words(text)
-    return [" ".join(words[i : i + n]) for i in range(len(words) - n + 1)] if n else []
+@lru_cache(KEPT)
+def _grams(text: str) -> list[str]:
+    """What betrays a text: runs of its words, with a space around."""
+    words = _plain(text).split()
+    n = min(LEAK, len(words))
+    return [f" {' '.join(words[i : i + n])} " for i in range(len(words) - n + 1)] if n else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from heartloop.env.play import Policy, Prompt
 from heartloop.errors import EpisodeFailure, InvalidInput, unknown
@@ -121,35 +121,33 @@ class Loop:
         self, desk: Desk, index: int, asked: Prompt, note: Note | None,
         reply: Reply | EpisodeFailure, seconds: float,
     ) -> Attempt:  # fmt: skip
-        attempt = Attempt(
-            index=index,
-            seed=asked.seed,
-            messages=asked.history,
-            cue=note.id if note else "",
-            emotion=note.emotion if note else "",
-            valence=note.valence if note else "",
-            seconds=seconds,
-        )
+        made: dict[str, Any] = {
+            "index": index,
+            "seed": asked.seed,
+            "messages": asked.history,
+            "seconds": seconds,
+        }
+        if note:
+            made |= {"cue": note.id, "emotion": note.emotion, "valence": note.valence}
         if isinstance(reply, EpisodeFailure):
-            return attempt.model_copy(update={"error": str(reply) or type(reply).__name__})
-        said = attempt.model_copy(
-            update={"reply": reply, "answer": self.extract(reply.text), "words": length(reply)}
-        )
+            return Attempt(**made, error=str(reply) or type(reply).__name__)
+        made |= {"reply": reply, "answer": self.extract(reply.text), "words": length(reply)}
         visible = [message.content for message in desk.prompt.history]
         if words := next(filter(None, (leaked(s, reply.text, visible) for s in desk.secrets)), ""):
-            return said.model_copy(update={"error": f"the cue leaked into the reply: {words!r}"})
-        return self._scored(desk.prompt, said)
+            return Attempt(**made, error=f"the cue leaked into the reply: {words!r}")
+        return Attempt(**made, **self._scored(desk.prompt, reply))
 
-    def _scored(self, prompt: Prompt, attempt: Attempt) -> Attempt:
-        if self.judge is None or attempt.reply is None:
-            return attempt
+    def _scored(self, prompt: Prompt, reply: Reply) -> dict[str, Any]:
+        """What the judge makes of a reply."""
+        if self.judge is None:
+            return {}
         try:
-            score = self.judge(prompt, attempt.reply)
+            score = self.judge(prompt, reply)
         except EpisodeFailure as failure:
             score = Score(value=None, why=str(failure) or type(failure).__name__)
         bar = self.judge.passes
         passed = bar is not None and score.value is not None and score.value >= bar
-        return attempt.model_copy(update={"score": score, "passed": passed})
+        return {"score": score, "passed": passed}
 
     def _closed(self, desk: Desk, task: str, stopped: str) -> Asking[Trace]:
         """The trace, with the choice where there is anything to choose from."""
