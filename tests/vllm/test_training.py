@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from heartloop import config as settings
 from heartloop.errors import TrainingFailure
+from heartloop.llm import vllm
 from heartloop.llm.vllm import VllmSampler
 from heartloop.policy.model import LanguageModel
 from heartloop.policy.train import learner
@@ -24,6 +26,12 @@ CLOSE = 1e-4
 """Most difference of a log-probability in float32, after two sums in another order."""
 CONTEXTS = {0: list(range(5, 25)), 1: list(range(30, 90)), 2: [7, 9]}
 SEEDS = {0: 1, 1: 2**62, 2: 3}
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch):
+    """An engine keeps its cache until the process ends, and there are many here."""
+    monkeypatch.setattr(vllm, "_engine", partial(vllm._engine, kv_cache_memory_bytes=2**26))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
