@@ -149,26 +149,26 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     ink, muted, accent = "#1c2430", "#8a94a3", "#b3492d"
     colours = {CONTROL: ink, "heart": accent}
     judges = [j for j in JUDGES if any(row["judge"] == j for row in rows)]
+    arms = [arm for arm in ARMS if any(row["arm"] == arm for row in rows)]
     style = {"svg.fonttype": "none", "svg.hashsalt": "heartloop", "font.family": "sans-serif"}
     with rc_context({**style, "font.size": 9, "axes.spines.top": False,
                      "axes.spines.right": False}):  # fmt: skip
-        figure = Figure(figsize=(9, 0.55 * len(ARMS) + 0.6), layout="constrained")
+        figure = Figure(figsize=(9, 0.4 * len(arms) + 1.1), layout="constrained")
         axes = figure.subplots(1, len(judges), sharey=True, sharex=True, squeeze=False)[0]
         for axis, judge in zip(axes, judges, strict=True):
             mine = [row for row in rows if row["judge"] == judge]
-            for at, row in enumerate(mine):
-                found = interval(row["finals"])
+            for row in mine:
+                at, found = arms.index(row["arm"]), interval(row["finals"])
                 colour = colours.get(row["arm"], muted)
                 axis.plot([found.low, found.high], [at, at], color=colour, linewidth=2)
                 axis.plot([found.mean], [at], "o", color=colour, markersize=6)
             base = interval(rows[0]["finals"]).mean
             axis.axvline(base, color=muted, linewidth=1, linestyle=(0, (4, 3)))
-            assisted = "\noracle-assisted" if mine[0]["assisted"] else "\n"
+            assisted = " (oracle-assisted)" if mine[0]["assisted"] else ""
             axis.set_title(judge + assisted, fontsize=9.5, loc="left", color=ink)
-            axis.set(xlim=(0, 100), yticks=range(len(mine)),
-                     yticklabels=[row["arm"] for row in mine])  # fmt: skip
+            axis.set(xlim=(0, 100), ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)),
+                     yticklabels=arms)  # fmt: skip
             axis.tick_params(length=0, colors=ink)
-        axes[0].invert_yaxis()
         figure.supxlabel("mean final emotion with 95 % interval; dashed: a single reply",
                          fontsize=9, color=ink)  # fmt: skip
         figure.savefig(path, metadata={"Date": None, "Creator": None}, facecolor="white")
