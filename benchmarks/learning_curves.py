@@ -3,7 +3,8 @@
 python -m benchmarks.learning_curves run OUT [ARM...] [--seeds 1 2 3]   train what is not done yet
 python -m benchmarks.learning_curves table OUT                          every run, and arms paired
 python -m benchmarks.learning_curves plot OUT --out FILE.svg            the curves of grpo and ppo
-python -m benchmarks.learning_curves swap OUT ARM... --user USER        the same on other people
+python -m benchmarks.learning_curves others OUT LABEL [ARM...] --user USER --preset PRESET
+    --scenarios SCENARIOS                                               the same on other people
 
 OUT holds a run directory ARM-SEED for each. Arms differ from `configs/seedling*.toml` in the
 settings below alone, and all take 40 optimiser steps.
@@ -23,27 +24,28 @@ from heartloop.policy.evals.evaluate import evaluate, is_errored
 from heartloop.policy.evals.report import load_run
 from heartloop.policy.evals.stats import Interval, paired
 from heartloop.policy.train.run import train
-from heartloop.simusers.scenario import pack
+from heartloop.simusers.scenario import scenarios
 from heartloop.types import Episode
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 COMMON = ("eval.every=10", "world.actors=0")
+TERMINAL = "reward.credit=terminal"
 ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "grpo": ("seedling", ()),
-    "grpo-turn": ("seedling", ("reward.credit=turn",)),
+    "grpo": ("seedling", (TERMINAL,)),
+    "grpo-turn": ("seedling", ()),
     "grpo-centred": ("seedling", ("reward.credit=centred",)),
-    "grpo-think": ("seedling", ("policy.think=true", "policy.max_new_tokens=64")),
-    "grpo-curriculum": ("seedling", ("rl.curriculum=20",)),
+    "grpo-think": ("seedling", (TERMINAL, "policy.think=true", "policy.max_new_tokens=64")),
+    "grpo-curriculum": ("seedling", (TERMINAL, "rl.curriculum=20")),
     "grpo-improve": (
         "seedling",
-        ('run.stages=["improve", "rl"]', "improve.steps=10", "rl.steps=30", "improve.least=0.3"),
+        (TERMINAL, 'run.stages=["improve", "rl"]', "improve.steps=10", "rl.steps=30",
+         "improve.least=0.3"),
     ),
     "ppo": ("seedling-ppo", ()),
-    "ppo-terminal": ("seedling-ppo", ("reward.credit=terminal",)),
-    "ppo-long": ("seedling-ppo", ("ppo.lam=0.95",)),
-}
-"""Configuration and changes of each arm."""
-CURVES = ("grpo", "ppo")
+    "ppo-terminal": ("seedling-ppo", (TERMINAL,)),
+}  # fmt: skip
+"""Configuration and changes of each arm; those of one algorithm are compared to the first."""
+CURVES = ("grpo", "grpo-turn", "ppo")
 Finals = dict[str, float]
 """Final emotion by scenario."""
 
@@ -148,27 +150,34 @@ def _against(out: Path, arm: str, base: str) -> str:
     return f"| {arm} | {base} | {', '.join(map(str, shared))} | {show(found)} |"
 
 
-def swap(out: Path, arms: Sequence[str], user: str, preset: str, number: int) -> None:
-    """What trained policies reach with people they were not trained on, beside the beginning."""
-    people = pack("test")[:number]
+def others(asked: argparse.Namespace) -> None:
+    """What trained policies reach with other people, beside the beginning.
+
+    Dialogues are kept in OUT/LABEL-RUN.jsonl, and played once.
+    """
+    people = scenarios(asked.scenarios)[: asked.number]
 
     def played(name: str, policy: str) -> Finals:
-        path = out / f"swap-{name}.jsonl"
+        path: Path = asked.folder / f"{asked.label}-{name}.jsonl"
         if not path.exists():
-            evaluate(make_policy(policy), people, user=user, preset=preset, out=path)
+            evaluate(make_policy(policy), people, user=asked.user, preset=asked.preset, out=path)
         return finals(path)
 
     before = played("seedling", "seedling")
     print("| run | before | after | gain | gain with the people it was trained on | survives |")
     print("|---" * 6 + "|")
-    for arm in arms:
-        for seed, folder in seeds(out, arm):
-            last = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-            after = played(f"{arm}-{seed}", str(last))
+    for arm in asked.arms:
+        for seed, folder in seeds(asked.folder, arm):
+            after = played(f"{arm}-{seed}", str(_last(folder)))
             there = gain(before, after)
             here = gain(*(finals(folder / f"eval-{when}.jsonl") for when in ("before", "after")))
             print(f"| {arm}-{seed} | {fmean(before.values()):.1f} | {fmean(after.values()):.1f} | "
                   f"{show(there)} | {show(here)} | {there.mean / here.mean:.0%} |")  # fmt: skip
+
+
+def _last(folder: Path) -> Path:
+    """The checkpoint a run ended with."""
+    return max(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
 
 
 def plot(out: Path, path: Path) -> None:
@@ -176,7 +185,9 @@ def plot(out: Path, path: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    ink, colours = "#1c2430", {"grpo": "#3c6e9c", "ppo": "#b3492d"}
+    ink = "#1c2430"
+    colours = dict(zip(CURVES, ("#8a94a3", "#3c6e9c", "#b3492d"), strict=True))
+    names = dict(zip(CURVES, ("GRPO, outcome", "GRPO, turns", "PPO, turns"), strict=True))
     style = {"svg.fonttype": "none", "svg.hashsalt": "heartloop", "font.family": "sans-serif"}
     with rc_context({**style, "font.size": 9, "axes.spines.top": False,
                      "axes.spines.right": False}):  # fmt: skip
@@ -191,7 +202,7 @@ def plot(out: Path, path: Path) -> None:
                 axis.plot(*zip(*line, strict=True), color=colours[arm], linewidth=0.8, alpha=0.55)
             means = [fmean(line[at][1] for line in lines) for at in range(len(steps))]
             axis.plot(steps, means, "o-", color=colours[arm], linewidth=2.2, markersize=4)
-            axis.annotate(f"{arm.upper()}, {len(lines)} seeds", (steps[-1], means[-1]),
+            axis.annotate(names[arm], (steps[-1], means[-1]),
                           xytext=(8, 0), textcoords="offset points", va="center",
                           color=colours[arm])  # fmt: skip
         first = curve(next(seeds(out, CURVES[0]))[1])[0][1]
@@ -200,7 +211,7 @@ def plot(out: Path, path: Path) -> None:
                       textcoords="offset points", color=ink)  # fmt: skip
         axis.set(ylim=(0, 100), xlabel="optimiser steps, 32 dialogues each",
                  ylabel="mean final emotion, 100 unseen people")  # fmt: skip
-        axis.set_xlim(0, 47)
+        axis.set_xlim(0, 50)
         axis.tick_params(length=0, colors=ink)
         figure.savefig(path, metadata={"Date": None, "Creator": None}, facecolor="white")
 
@@ -210,17 +221,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=("run", "table", "plot", "swap"))
-    parser.add_argument("folder", type=Path, help="OUT")
-    parser.add_argument("arms", nargs="*", default=CURVES, help=f"of {', '.join(ARMS)}")
-    parser.add_argument("--seeds", nargs="+", type=int, default=(1, 2, 3))
-    parser.add_argument("--out", type=Path, default=Path("learning-curves.svg"))
-    parser.add_argument("--user", default="embedded", help="for swap: whom to test on")
-    parser.add_argument("--preset", default="sage-eval", help="for swap: rules of the dialogues")
-    parser.add_argument("--number", type=int, default=100, help="for swap: people")
+    parts = parser.add_subparsers(dest="what", required=True)
+    for what in ("run", "table", "plot", "others"):
+        part = parts.add_parser(what)
+        part.add_argument("folder", type=Path, metavar="OUT")
+        if what == "others":
+            part.add_argument("label", help="begins the names of the files")
+        if what in ("run", "others"):
+            part.add_argument("arms", nargs="*", metavar="ARM", help=", ".join(ARMS))
+        if what == "run":
+            part.add_argument("--seeds", nargs="+", type=int, default=(1, 2, 3))
+        if what == "plot":
+            part.add_argument("--out", type=Path, required=True)
+        if what == "others":
+            part.add_argument("--user", default="embedded")
+            part.add_argument("--preset", default="default")
+            part.add_argument("--scenarios", default="test")
+            part.add_argument("--number", type=int, default=100)
     asked = parser.parse_args()
-    if unknown := set(asked.arms) - set(ARMS):
+    if unknown := set(getattr(asked, "arms", ())) - set(ARMS):
         parser.error(f"no arm {sorted(unknown)}; known: {', '.join(ARMS)}")
+    if "arms" in asked and not asked.arms:
+        asked.arms = list(CURVES)
     if asked.what == "run":
         for seed in asked.seeds:
             for arm in asked.arms:
@@ -230,7 +252,7 @@ def main() -> None:
     elif asked.what == "plot":
         plot(asked.folder, asked.out)
     else:
-        swap(asked.folder, asked.arms, asked.user, asked.preset, asked.number)
+        others(asked)
 
 
 if __name__ == "__main__":
