@@ -42,7 +42,8 @@ ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
          "improve.least=0.3"),
     ),
     "ppo": ("seedling-ppo", ()),
-    "ppo-terminal": ("seedling-ppo", (TERMINAL,)),
+    "ppo-terminal": ("seedling-ppo", (TERMINAL, "ppo.lam=1.0")),
+    "ppo-terminal-short": ("seedling-ppo", (TERMINAL,)),
 }  # fmt: skip
 """Configuration and changes of each arm; those of one algorithm are compared to the first."""
 CURVES = ("grpo", "grpo-turn", "ppo")
