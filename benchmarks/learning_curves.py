@@ -29,22 +29,20 @@ from heartloop.types import Episode
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 COMMON = ("eval.every=10", "world.actors=0")
-TERMINAL = "reward.credit=terminal"
 ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "grpo": ("seedling", (TERMINAL,)),
-    "grpo-turn": ("seedling", ()),
+    "grpo": ("seedling", ()),
+    "grpo-turn": ("seedling", ("reward.credit=turn",)),
     "grpo-centred": ("seedling", ("reward.credit=centred",)),
-    "grpo-think": ("seedling", (TERMINAL, "policy.think=true", "policy.max_new_tokens=64")),
-    "grpo-curriculum": ("seedling", (TERMINAL, "rl.curriculum=20")),
+    "grpo-think": ("seedling", ("policy.think=true", "policy.max_new_tokens=64")),
+    "grpo-curriculum": ("seedling", ("rl.curriculum=20",)),
     "grpo-improve": (
         "seedling",
-        (TERMINAL, 'run.stages=["improve", "rl"]', "improve.steps=10", "rl.steps=30",
-         "improve.least=0.3"),
+        ('run.stages=["improve", "rl"]', "improve.steps=10", "rl.steps=30", "improve.least=0.3"),
     ),
     "ppo": ("seedling-ppo", ()),
-    "ppo-terminal": ("seedling-ppo", (TERMINAL, "ppo.lam=1.0")),
-    "ppo-terminal-short": ("seedling-ppo", (TERMINAL,)),
-}  # fmt: skip
+    "ppo-terminal": ("seedling-ppo", ("reward.credit=terminal", "ppo.lam=1.0")),
+    "ppo-terminal-short": ("seedling-ppo", ("reward.credit=terminal",)),
+}
 """Configuration and changes of each arm; those of one algorithm are compared to the first."""
 CURVES = ("grpo", "grpo-turn", "ppo")
 Finals = dict[str, float]

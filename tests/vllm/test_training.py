@@ -31,6 +31,7 @@ SEEDS = {0: 1, 1: 2**62, 2: 3}
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch):
     """An engine keeps its cache until the process ends, and there are many here."""
+    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)  # whole GiB, and it wins
     monkeypatch.setattr(vllm, "_engine", partial(vllm._engine, kv_cache_memory_bytes=2**26))
 
 
