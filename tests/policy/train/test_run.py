@@ -269,7 +269,10 @@ def test_a_dry_run_says_what_a_run_will_take_and_writes_nothing(folder, tmp_path
     assert found["tokens sampled at most"] == 8 * found["replies at most"]
     assert found["calls for the users at most"] == 0
     parameters = sum(p.numel() for p in make_policy(str(folder)).model.model.parameters())
-    # weights, gradients and two moments, twice with the critic, and the reference
+    # weights, gradients and two moments; the critic, which stands still or learns; the reference
+    assert found["bytes without activations"] == 4 * parameters * (4 + 1 + 1)
+    learns = {"rl.beta": 0.1, "rl.algorithm": "ppo", "ppo.learn_trunk": "true"}
+    found = dry_run(recipe(folder, tmp_path / "other", **learns))
     assert found["bytes without activations"] == 4 * parameters * (4 + 4 + 1)
     with pytest.raises(OutputRefused, match="exists already"):
         dry_run(config)
