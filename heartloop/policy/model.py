@@ -132,8 +132,9 @@ class LanguageModel:
         if not self.tokenizer.chat_template:
             raise InvalidInput("the tokenizer has no chat template: use a chat model")
         rows = [{"role": m.role, "content": self._plain(m.content)} for m in messages]
-        if self.system:
-            rows.insert(0, {"role": "system", "content": self.system})
+        if self.system:  # templates know one system message, the first
+            given = [rows.pop(0)["content"]] if rows and rows[0]["role"] == "system" else []
+            rows.insert(0, {"role": "system", "content": "\n\n".join([self.system, *given])})
         text: str = self.tokenizer.apply_chat_template(
             rows, add_generation_prompt=True, tokenize=False, enable_thinking=self.thinking,
             date_string=_DATE,

@@ -350,7 +350,7 @@ def verifier(spec: str) -> Verifier:
         if spec not in VERIFIERS:
             raise unknown("verifier", spec, VERIFIERS)
         return VERIFIERS[spec]
-    return Own(spec, _imported(spec))
+    return _own(spec)
 
 
 @dataclass(frozen=True)
@@ -359,15 +359,8 @@ class Own:
 
     name: str
     function: Callable[[Question, str], Any]
-
-    @property
-    def id(self) -> str:
-        """The path with a digest of the code, where that can be read."""
-        try:
-            code = inspect.getsource(self.function).encode()
-        except (OSError, TypeError):
-            return f"{self.name}/unknown"
-        return f"{self.name}/{hashlib.sha256(code).hexdigest()[:12]}"
+    id: str
+    """The path with a digest of the function's code as it was loaded; not of what that calls."""
 
     def __call__(self, question: Question, text: str) -> Score:
         """What the function returns, as a score."""
@@ -384,6 +377,21 @@ class Own:
         if not math.isfinite(value):
             return Score(value=None, why=f"{self.name} gave {result!r}")
         return Score(value=value)
+
+
+@cache  # what stands on the disk later is not what runs
+def _own(spec: str) -> Own:
+    function = _imported(spec)
+    return Own(spec, function, f"{spec}/{_digest(function)}")
+
+
+def _digest(function: Callable[..., Any]) -> str:
+    """Of a function's code, or "unknown" where that cannot be read."""
+    try:
+        code = inspect.getsource(function).encode()
+    except (OSError, TypeError):
+        return "unknown"
+    return hashlib.sha256(code).hexdigest()[:12]
 
 
 def _imported(spec: str) -> Callable[[Question, str], Any]:

@@ -40,6 +40,15 @@ def test_a_run_is_trained_once_shown_drawn_and_tested_on_others(monkeypatch, tmp
     call(monkeypatch, "others", tmp_path, "again", "grpo", "--number", 3)
     assert "| grpo-1 |" in capsys.readouterr().out
     assert (tmp_path / "again-seedling.jsonl").exists()
+    for other in (("--number", 2), ("--number", 3, "--preset", "sage-eval")):
+        with pytest.raises(SystemExit, match="holds other people or rules: choose another LABEL"):
+            call(monkeypatch, "others", tmp_path, "again", "grpo", *other)
+
+
+def test_a_step_at_which_the_critic_had_nothing_to_explain_is_left_out():
+    rows = [{"explained_variance": value} for value in (0.0, None, 0.5, 0.7)]
+    assert learning_curves._explained(rows) == "0.60 (0.50 to 0.70)"
+    assert learning_curves._explained([{}, {}]) == ""
 
 
 def test_an_unknown_arm_is_named(monkeypatch, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Checks of the verifiers of task answers, each with the traps it must not fall into."""
 
 import json
+import linecache
 import re
 from fractions import Fraction
 from queue import Queue
@@ -279,6 +280,17 @@ def test_a_verifier_is_named_with_its_version_and_ones_own_with_its_code():
     assert verifier("math:fsum").id == "math:fsum/unknown"
     kind, strict = (FactJudge(ScriptedModel(["C"]), wrong).id for wrong in (0, -1))
     assert (kind, strict) == ("fact-judge/1.0:0+scripted", "fact-judge/1.0:-1+scripted")
+
+
+def test_a_verifier_of_ones_own_keeps_the_name_of_the_code_that_was_loaded(tmp_path, monkeypatch):
+    path = tmp_path / "judging_once.py"
+    path.write_text("def fair(question, text):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    loaded = verifier("judging_once:fair")
+    path.write_text("def fair(question, text):\n    return 0.0  # not what runs\n")
+    linecache.checkcache()
+    assert verifier("judging_once:fair").id == loaded.id
+    assert loaded(question("1"), "A: 2").value == 1.0
 
 
 def test_equal_answers_of_a_vote_are_equal_strings():

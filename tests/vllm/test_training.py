@@ -3,15 +3,16 @@
 import copy
 import io
 import json
-from functools import partial
+from contextlib import closing
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from rich.console import Console
 
 from heartloop import config as settings
 from heartloop.errors import TrainingFailure
-from heartloop.llm import vllm
 from heartloop.llm.vllm import VllmSampler
 from heartloop.policy.model import LanguageModel
 from heartloop.policy.train import learner
@@ -26,13 +27,6 @@ CLOSE = 1e-4
 """Most difference of a log-probability in float32, after two sums in another order."""
 CONTEXTS = {0: list(range(5, 25)), 1: list(range(30, 90)), 2: [7, 9]}
 SEEDS = {0: 1, 1: 2**62, 2: 3}
-
-
-@pytest.fixture(autouse=True)
-def little_memory(monkeypatch):
-    """An engine keeps its cache until the process ends, and there are many here."""
-    monkeypatch.delenv("VLLM_CPU_KVCACHE_SPACE", raising=False)  # whole GiB, and it wins
-    monkeypatch.setattr(vllm, "_engine", partial(vllm._engine, kv_cache_memory_bytes=2**26))
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -77,7 +71,11 @@ def check_in_step(sampler, speaker):
 
 def test_after_a_push_the_engine_draws_with_the_new_weights(place, tmp_path):
     speaker = LanguageModel.load(place)
-    sampler = Sampler(speaker, recipe(place, tmp_path))
+    with closing(Sampler(speaker, recipe(place, tmp_path))) as sampler:
+        check_that_a_push_counts(sampler, speaker)
+
+
+def check_that_a_push_counts(sampler, speaker):
     sampler.sync_weights()
     first = check_in_step(sampler, speaker)
     assert check_in_step(sampler, speaker) == first, "seeds repeat"
@@ -107,9 +105,21 @@ def test_an_adapted_model_is_drawn_from_with_its_adapters(place, tmp_path):
         for name, weight in speaker.model.named_parameters():
             if "lora_B" in name:
                 weight.normal_(std=0.05)
-    sampler = Sampler(speaker, config)
-    sampler.sync_weights()
-    check_in_step(sampler, speaker)
+    with closing(Sampler(speaker, config)) as sampler:
+        sampler.sync_weights()
+        check_in_step(sampler, speaker)
+
+
+def test_an_engine_that_is_closed_gives_its_memory_back(place, tmp_path):
+    speaker, held = LanguageModel.load(place), []
+    for _ in range(3):
+        with closing(Sampler(speaker, recipe(place, tmp_path))) as sampler:
+            sampler.sync_weights()
+            sampler.talk().reply(CONTEXTS, SEEDS)
+        held.append(psutil.Process().memory_info().rss)
+    # Each of them keeps 1 GiB for keys and values.
+    assert max(held) - held[0] < 2**29
+    assert not Path(sampler._folder.name).exists()
 
 
 def trained(config):
@@ -130,17 +140,18 @@ def test_a_run_trains_on_what_the_engine_draws(place, tmp_path, algorithm):
 
 
 def test_weights_that_stay_behind_raise_the_alarm(place, tmp_path, monkeypatch):
-    push, pushed = VllmSampler.push, []
+    push, first, pushes = VllmSampler.push, [], []
 
     def once(self, weights):
-        found = [(name, copy.deepcopy(weight)) for name, weight in weights]
-        pushed.append(found)
-        push(self, pushed[0])
+        if not first:
+            first.extend((name, copy.deepcopy(weight)) for name, weight in weights)
+        pushes.append(len(first))
+        push(self, first)
 
     monkeypatch.setattr(VllmSampler, "push", once)
     config = recipe(place, tmp_path / "run", **{"rl.steps": WINDOW, "rl.learning_rate": 0.05})
     rows = trained(config)
-    assert len(pushed) == WINDOW
+    assert len(pushes) == WINDOW
     assert rows[0]["logprob_gap"] < CLOSE
     assert rows[-1]["logprob_gap"] > 0.05
     log = (config.run.out / "train.log").read_text()

@@ -170,13 +170,16 @@ def _resumed(
             file.truncate(whole)
     own = {q.id: (prompt(q, seed).seed, _check(q, verifier).id) for q in questions}
     if oracle and questions:
-        loop = _assisted(loop, questions[0], read_verifier(questions[0].verifier))
+        loop = _assisted(loop, questions[0], _check(questions[0], verifier))
     helped = loop.judge is not None and loop.judge.kind == "oracle"
+    # An oracle is named by its question; whom it asks is compared by the verifier.
+    steers = loop.judge.name if loop.judge and not helped else ""
     found = {trace.task: trace for trace in read(path)}
     for trace in found.values():
-        kind = (trace.loop, trace.policy, trace.settings, trace.oracle_assisted,
+        steered = "" if trace.oracle_assisted else trace.judge
+        kind = (trace.loop, trace.policy, trace.settings, trace.oracle_assisted, steered,
                 (trace.seed, trace.verifier))  # fmt: skip
-        wanted = (loop.label, loop.policy.name, loop.settings, helped, own.get(trace.task))
+        wanted = (loop.label, loop.policy.name, loop.settings, helped, steers, own.get(trace.task))
         if kind != wanted:
             raise InvalidInput(
                 f"{path} holds another run: task {trace.task!r} has {kind!r}, "

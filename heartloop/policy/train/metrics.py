@@ -84,10 +84,12 @@ def tied(rollouts: Sequence[Rollout]) -> float | None:
 
 
 def tied_rows(rollouts: Sequence[Rollout]) -> frozenset[int]:
-    """Numbers of the rollouts in groups without a difference in reward."""
+    """Numbers of the rollouts in groups without a difference in reward; one alone is no group."""
     numbered = iter(range(len(rollouts)))
     groups = [(group, [next(numbered) for _ in group]) for group in _groups(rollouts)]
-    return frozenset(at for group, numbers in groups if _is_tied(group) for at in numbers)
+    return frozenset(
+        at for group, numbers in groups if len(group) > 1 and _is_tied(group) for at in numbers
+    )
 
 
 def _groups(rollouts: Sequence[Rollout]) -> list[list[Rollout]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,28 @@ class Critic(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy here
         super().__init__()
         self.network = network.float().requires_grad_(learns)
         self.learns = learns
-        self.head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
+        head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
+        # An optimiser's state is read back to where the weights lie by then.
+        self.head = head.to(next(network.parameters()).device)
         nn.init.zeros_(self.head[-1].weight)
         nn.init.zeros_(self.head[-1].bias)
 
     @classmethod
-    def like(cls, model: Any, learns: bool = False) -> Critic:
-        """A critic that begins with the states of a policy."""
-        width = model.config.get_text_config().hidden_size
-        return cls(copy.deepcopy(trunk(model)), width, learns)
+    def like(cls, model: Any, learns: bool = False, checkpointing: bool = False) -> Critic:
+        """A critic that begins with the states of a policy.
+
+        Args:
+            model: The policy.
+            learns: Whether the trunk learns as well.
+            checkpointing: Whether a trunk that learns computes its activations twice.
+        """
+        network = copy.deepcopy(trunk(model))
+        if learns and checkpointing:
+            network.gradient_checkpointing_enable({"use_reentrant": False})
+        else:
+            network.gradient_checkpointing_disable()
+        network.train(learns and checkpointing)
+        return cls(network, model.config.get_text_config().hidden_size, learns)
 
     def states(self, ids: Tensor, attention: Tensor, mask: Tensor) -> Tensor:
         """What is known before those tokens: the states half way up the trunk and at its top.
@@ -189,6 +203,7 @@ class PpoTrainer(DialogueTrainer):
     def _whitened(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Advantages of mean 0 and spread 1 over all processes' tokens, unless all are equal."""
         number, total = self._sums(mask.float(), advantages)
+        number = number.clamp(min=1)
         mean = total / number
         (squares,) = self._sums(((advantages - mean) * mask) ** 2)
         spread = (squares / number).sqrt().clamp(min=FLOOR)
@@ -213,6 +228,13 @@ class PpoTrainer(DialogueTrainer):
         mean = float(self.accelerator.reduce(own, reduction="mean"))
         self._metrics["train" if self.model.training else "eval"][f"ppo/{name}"].append(mean)
 
+    def _apart(self, alone: bool) -> AbstractContextManager[Any]:
+        """Several processes share their gradients with the last part of a step only."""
+        found: AbstractContextManager[Any] = (
+            self.accelerator.no_sync(self._critic) if alone else nullcontext()
+        )
+        return found
+
     def _teach(self, parts: Sequence[_Part], returns: Tensor) -> None:
         """Let the critic learn what came, in so many passes over the batch."""
         settings, clip = self._config, self._config.ppo.value_clip
@@ -223,8 +245,8 @@ class PpoTrainer(DialogueTrainer):
             chosen = list(zip(parts, aims, strict=True))[start : start + size]
             tokens = self._sums(torch.cat([part.mask for part, _ in chosen]).float())[0]
             total = 0.0
-            for part, aim in chosen:
-                with torch.enable_grad():
+            for at, (part, aim) in enumerate(chosen, 1):
+                with torch.enable_grad(), self._apart(at < len(chosen)):
                     values = self._valued(part)
                     near = part.values + (values - part.values).clamp(-clip, clip)
                     worse = torch.maximum((values - aim) ** 2, (near - aim) ** 2)

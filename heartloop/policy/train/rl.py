@@ -6,6 +6,7 @@ import hashlib
 import math
 import os
 from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -57,21 +58,23 @@ def train_rl(session: Session, world: World, scenarios: Sequence[Scenario]) -> N
         checkpoint.load_optimiser(session.start / checkpoint.OPTIMISER, optimiser)
     if config.rl.beta and not config.policy.lora:
         _keep_reference(session)
-    sampler = Sampler(speaker, config) if config.rl.sampler == "vllm" else None
-    driver = Driver(
-        world, speaker, reward(config.reward.spec), config.policy.max_new_tokens,
-        config.policy.temperature, sampler.talk if sampler else None,
-    )  # fmt: skip
-    steps = _Steps(session, driver, optimiser, [learner.save for learner in own.values()], done)
     begun = done // updates(config.rl) * rows_per_batch(config.rl)
-    trainer = kind(
-        speaker.model, speaker.tokenizer,
-        trl_adapter.arguments(config, str(session.out), config.rl.steps - done),
-        prompts(config, len(scenarios))[begun:], scenarios, steps.play, config, done, sampler,
-        callbacks=[trl_adapter.watcher(steps.learnt)], optimizers=(optimiser, rate), **own,
-    )  # fmt: skip
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    by_engine = config.rl.sampler == "vllm"
+    with closing(Sampler(speaker, config)) if by_engine else nullcontext() as sampler:
+        driver = Driver(
+            world, speaker, reward(config.reward.spec), config.policy.max_new_tokens,
+            config.policy.temperature, sampler.talk if sampler else None,
+        )  # fmt: skip
+        saves = [learner.save for learner in own.values()]
+        steps = _Steps(session, driver, optimiser, saves, done)
+        trainer = kind(
+            speaker.model, speaker.tokenizer,
+            trl_adapter.arguments(config, str(session.out), config.rl.steps - done),
+            prompts(config, len(scenarios))[begun:], scenarios, steps.play, config, done, sampler,
+            callbacks=[trl_adapter.watcher(steps.learnt)], optimizers=(optimiser, rate), **own,
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
     speaker.model.eval()
 
 
@@ -85,7 +88,9 @@ def _trainer(session: Session, done: int) -> tuple[Any, dict[str, Any]]:
         return trl_adapter.DialogueTrainer, {}
     config = session.config
     torch.manual_seed(config.run.seed)  # of the critic's head
-    critic = ppo.Critic.like(session.speaker.model, config.ppo.learn_trunk)
+    critic = ppo.Critic.like(
+        session.speaker.model, config.ppo.learn_trunk, config.policy.gradient_checkpointing
+    )
     learner = ppo.CriticLearner(critic, config, done // updates(config.rl))
     if session.start and done:
         learner.load(session.start)

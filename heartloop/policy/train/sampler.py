@@ -34,6 +34,11 @@ class Sampler:
         speaker.tokenizer.save_pretrained(Path(self._folder.name))
         self._engine = VllmSampler(self._folder.name)
 
+    def close(self) -> None:
+        """Give back the engine's memory, and the folder."""
+        self._engine.close()
+        self._folder.cleanup()
+
     def sync_weights(self) -> None:
         """Take over the weights as they are; TRL calls it before dialogues, by this name."""
         self._engine.push(weights(self._model))

@@ -38,9 +38,14 @@ class Said(Message):
     weight: Literal[0, 1] = 1
     """0 for a reply that is read and not learnt, as one that was broken off."""
 
+    @property
+    def is_learnt(self) -> bool:
+        """Whether it is a reply that counts in the loss; one without words never does."""
+        return self.role == "assistant" and bool(self.weight and self.content.strip())
+
 
 class Talk(Value):
-    """A line of chat data: a dialogue that nobody scored, of which every reply is learnt."""
+    """A line of chat data: a dialogue that nobody scored, of which all is learnt that weighs."""
 
     model_config = ConfigDict(extra="ignore")
     messages: tuple[Said, ...]
@@ -52,6 +57,8 @@ class Talk(Value):
             raise ValueError("a system message stands before all others")
         if "assistant" not in roles or roles.index("assistant") == roles.count("system"):
             raise ValueError("expected a reply of the assistant to a message of the user")
+        if not any(said.is_learnt for said in self.messages):
+            raise ValueError("expected a reply of the assistant with words and a weight of 1")
         return self
 
 
@@ -118,6 +125,8 @@ def select(lessons: Iterable[Lesson], least: float, best: int) -> list[Lesson]:
 def tokens(speaker: LanguageModel, lesson: Lesson) -> dict[str, list[int]]:
     """A dialogue as `input_ids` and `labels`, up to the policy's last word."""
     (before, reply, weight), *turns = _turns(lesson)
+    if speaker.system:  # the policy speaks under its own system message, whatever was recorded
+        before = [message for message in before if message.role != "system"]
     said = speaker.said(reply)
     ids = [*speaker.start(before), *said]
     labels = [IGNORED] * (len(ids) - len(said)) + (said if weight else [IGNORED] * len(said))
@@ -143,7 +152,7 @@ def _turns(lesson: Lesson) -> Iterator[tuple[list[Message], Reply, int]]:
         # Several in a row, as after a notice that stood in the place of a reply, become one.
         text = "\n\n".join(said.content for said in same)
         if role == "assistant":
-            yield heard, Reply.parse(text), min(said.weight for said in same)
+            yield heard, Reply.parse(text), int(all(said.is_learnt for said in same))
             heard = []
         else:
             heard.append(Message(role=role, content=text))

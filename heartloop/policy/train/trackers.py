@@ -24,8 +24,14 @@ class Trackers:
         from transformers import TrainerControl, TrainerState, TrainingArguments
         from transformers.integrations import get_reporting_integration_callbacks
 
+        class Arguments(TrainingArguments):  # type: ignore[misc]
+            """Shows the settings of the run, not those of a trainer that there is not."""
+
+            def to_dict(self) -> dict[str, Any]:
+                return config.model_dump(mode="json")
+
         self._state, self._control = TrainerState(), TrainerControl()
-        self._args = TrainingArguments(
+        self._args = Arguments(
             output_dir=str(out), run_name=config.run.name, use_cpu=True, bf16=False,
             report_to=list(config.run.report_to),
         )  # fmt: skip

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -60,6 +60,18 @@ def test_an_oracle_picks_what_any_attempt_offers_and_is_stamped():
     assert found.accuracy.mean == pytest.approx(69.5)
     assert found.any[-1] == pytest.approx(69.5)
     assert found.resampling[0] == found.first == pytest.approx(24)
+
+
+@dataclass(frozen=True)
+class Judging:
+    """Likes every reply alike."""
+
+    name: str
+    kind: str = "proxy"
+    passes: float | None = None
+
+    def __call__(self, prompt, reply):
+        return Score(value=0.5)
 
 
 def test_threads_give_the_traces_of_a_serial_run_in_order():
@@ -194,6 +206,19 @@ def test_a_run_with_other_limits_or_another_selector_is_not_gone_on_with(tmp_pat
     for other in others:
         with pytest.raises(InvalidInput, match="another run"):
             solve(other, QUESTIONS, out=out, oracle=oracle, resume=True)
+
+
+def test_a_run_that_another_judge_steered_is_not_gone_on_with(tmp_path):
+    out = tmp_path / "traces.jsonl"
+
+    def loop(name):
+        judge = Judging(name)
+        return make_loop("heart", Guesser(), judge=judge, selector="best_reward")
+
+    solve(loop("taste/1"), QUESTIONS[:2], out=out)
+    assert len(solve(loop("taste/1"), QUESTIONS[:4], out=out, resume=True)) == 4
+    with pytest.raises(InvalidInput, match=r"another run: .*taste/1.* expected .*taste/2"):
+        solve(loop("taste/2"), QUESTIONS, out=out, resume=True)
 
 
 def test_every_score_names_the_version_of_the_verifier_that_made_it(tmp_path, monkeypatch):

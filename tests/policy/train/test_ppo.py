@@ -8,7 +8,7 @@ import torch
 
 from heartloop import config as settings
 from heartloop.env.play import LocalWorld
-from heartloop.policy.train import ppo, rl, trl_adapter
+from heartloop.policy.train import metrics, ppo, rl, trl_adapter
 from heartloop.policy.train.rollout import Driver
 from heartloop.rewards import reward
 from tests.policy.train.test_rl import Speller, recipe, train
@@ -22,6 +22,14 @@ CONFIG = settings.settings(
         "ppo": {"warmup_steps": 0},
     }
 )
+
+
+def changed(**sections):
+    """CONFIG with some settings of some sections changed."""
+    return CONFIG.model_copy(
+        update={name: getattr(CONFIG, name).model_copy(update=new)
+                for name, new in sections.items()}
+    )  # fmt: skip
 
 
 class Stage:
@@ -78,12 +86,40 @@ def test_before_it_learns_the_critic_says_nothing_and_returns_are_the_reward(spe
     assert not torch.cat([part.values for part in stage.parts]).any()
     firsts = [int(row.nonzero()[0]) for row in stage.mask]
     for number, (rollout, first) in enumerate(zip(stage.rollouts, firsts, strict=True)):
-        decay = 0.95 ** (rollout.sampled - 1)
-        assert 0 < decay * rollout.reward < 1
         last = int(stage.mask[number].nonzero()[-1])
         earned = rollout.reward - rollout.emotions[0] / 100 - sum(rollout.turn_rewards[:-1])
         assert float(stage.returns[number, last]) == pytest.approx(earned, abs=1e-5)
-        assert math.isfinite(float(stage.returns[number, first]))
+        # Without values every earlier return is what is still to come, by lambda.
+        changes = rollout.turn_rewards[:-1]
+        far = [sum(stage.mask[number, first:end].tolist()) for end in rollout.turn_ends]
+        wanted = sum(0.95**n * e for n, e in zip(far, [*changes, earned], strict=True))
+        assert float(stage.returns[number, first]) == pytest.approx(wanted, abs=1e-5)
+
+
+def test_a_dialogue_played_once_is_no_tied_group(speaker, tmp_path):
+    stage = Stage(speaker, tmp_path, config=changed(rl={"skip_tied": True}))
+    assert all(row.any() for row in stage.mask)
+    assert metrics.tied_rows([*stage.rollouts, stage.rollouts[-1]]) == {5, 6}
+
+
+def test_a_batch_of_which_nothing_is_learnt_has_no_advantages(speaker, tmp_path):
+    stage = Stage(speaker, tmp_path)
+    empty = torch.zeros_like(stage.mask)
+    assert not stage.trainer._whitened(torch.randn(empty.shape), empty).any()
+
+
+def test_the_head_of_a_critic_lies_where_its_trunk_does(speaker):
+    network = copy.deepcopy(trl_adapter.trunk(speaker.model)).to("meta")
+    assert {p.device.type for p in ppo.Critic(network, 8).parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_trunk_that_learns_saves_memory_where_the_policy_does(speaker, learns):
+    policy = copy.deepcopy(speaker.model)
+    policy.gradient_checkpointing_enable()  # as an earlier stage leaves it
+    for wanted in (True, False):
+        network = ppo.Critic.like(policy, learns, wanted).network
+        assert (network.is_gradient_checkpointing and network.training) == (learns and wanted)
 
 
 def test_the_users_tokens_move_neither_policy_nor_critic(speaker, tmp_path):
@@ -155,10 +191,7 @@ def test_the_critic_comes_to_foresee_what_depends_on_the_words_so_far(speaker, t
 def test_the_trunk_of_the_critic_learns_where_it_is_told_to(speaker, tmp_path, learns):
     critic = ppo.Critic.like(speaker.model, learns)
     begun = copy.deepcopy(critic.network.state_dict())
-    config = CONFIG.model_copy(
-        update={"ppo": CONFIG.ppo.model_copy(update={"learn_trunk": learns, "passes": 2})}
-    )
-    stage = Stage(speaker, tmp_path, config=config)
+    stage = Stage(speaker, tmp_path, config=changed(ppo={"learn_trunk": learns, "passes": 2}))
     now = stage.learner.critic.network.state_dict()
     assert any(not torch.equal(now[name], begun[name]) for name in begun) == learns
 
@@ -173,13 +206,19 @@ def test_a_batch_of_equal_returns_is_not_blown_up(speaker, tmp_path):
 def test_the_critic_and_its_optimiser_come_back_from_a_checkpoint(speaker, tmp_path):
     stage = Stage(speaker, tmp_path)
     stage.learner.save(tmp_path)
-    other = ppo.CriticLearner(ppo.Critic.like(speaker.model), CONFIG, done=1)
+    with torch.no_grad():  # a policy that has learnt in the meantime
+        for weight in speaker.model.parameters():
+            weight.add_(0.1)
+    config = changed(ppo={"warmup_steps": 4})
+    other = ppo.CriticLearner(ppo.Critic.like(speaker.model), config, done=1)
     other.load(tmp_path)
     pairs = zip(stage.learner.critic.parameters(), other.critic.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert other.critic.head[-1].weight.any(), "it had learnt something"
     moments = [list(x.optimiser.state_dict()["state"].values()) for x in (stage.learner, other)]
-    assert torch.equal(moments[0][0]["exp_avg"], moments[1][0]["exp_avg"])
+    for one, same in zip(*moments, strict=True):
+        assert all(torch.equal(one[name], same[name]) for name in one)
+    assert other.optimiser.param_groups[0]["lr"] == pytest.approx(2 / 5 * config.ppo.learning_rate)
 
 
 def test_the_critics_network_is_no_part_of_the_policy(speaker, tmp_path):

@@ -152,6 +152,11 @@ def test_a_tracker_shows_what_the_metrics_say_over_all_stages_and_after_a_stop(f
             wanted = {n: row[name] for n, row in rows.items() if row.get(name) is not None}
             assert values == pytest.approx(wanted), name
     assert {n for values in shown.values() for n in values} == set(rows) == {1, 2, 3}
+    (first, *_) = sorted(out.glob("runs/*"))
+    texts = accumulators.EventAccumulator(str(first)).Reload()
+    (event,) = texts.Tensors("args/text_summary")
+    settings_ = json.loads(event.tensor_proto.string_val[0])
+    assert settings_ == config.model_dump(mode="json")
 
 
 def test_a_directory_that_cannot_be_written_is_refused(folder, tmp_path):

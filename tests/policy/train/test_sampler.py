@@ -25,10 +25,13 @@ class Engine:
 
     model = None
     deaf = False
-    pushes = 0
+    pushes = closed = 0
 
     def __init__(self, folder):
         assert (sampler.Path(folder) / "config.json").is_file()
+
+    def close(self):
+        Engine.closed += 1
 
     def push(self, found):
         Engine.pushes += 1
@@ -58,6 +61,7 @@ class Engine:
 def engine(speaker, monkeypatch):
     monkeypatch.setattr(Engine, "model", copy.deepcopy(speaker.model))
     monkeypatch.setattr(Engine, "pushes", 0)
+    monkeypatch.setattr(Engine, "closed", 0)
     monkeypatch.setattr(Engine, "deaf", False)
     monkeypatch.setattr(sampler, "VllmSampler", Engine)
     with torch.no_grad():  # so that only a push can make them the policy's
@@ -83,12 +87,10 @@ def test_a_sampler_in_step_draws_what_the_policy_would_and_agrees_with_it(
 ):
     start = copy.deepcopy(speaker)
     few = SMALL | {"rl.algorithm": algorithm, "rl.learning_rate": 1e-3}
-    torch.manual_seed(0)  # of the critic
     beside = train(recipe(**few, **{"rl.sampler": "vllm"}), speaker, tmp_path / "beside")
-    torch.manual_seed(0)
     alone = train(recipe(**few), start, tmp_path / "alone")
     assert drawn(tmp_path / "beside") == drawn(tmp_path / "alone")
-    assert engine.pushes == 3
+    assert (engine.pushes, engine.closed) == (3, 1)
     for one, other in zip(beside, alone, strict=True):
         assert 0 <= one["logprob_gap"] < 1e-5
         assert "logprob_gap" not in other

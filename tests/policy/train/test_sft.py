@@ -14,6 +14,7 @@ from heartloop.env.record import EpisodeWriter
 from heartloop.errors import InvalidInput, RecordError
 from heartloop.policy.base import make_policy
 from heartloop.policy.evals.evaluate import evaluate
+from heartloop.policy.model import LanguageModel
 from heartloop.policy.train import sft
 from heartloop.policy.train.rollout import Driver
 from heartloop.policy.train.run import train
@@ -23,6 +24,7 @@ from heartloop.simusers.scenario import pack
 from heartloop.types import Message, Reply
 from tests.chat.parts import Streamer, session, talk
 from tests.fakes import ToyPolicy
+from tests.policy.train.families import build
 
 
 def rollouts(speaker, samples=3):
@@ -106,6 +108,34 @@ def test_what_weighs_nothing_and_what_follows_the_last_reply_is_not_learnt(speak
     assert row["input_ids"] == [*start, *cut, *speaker.user_turn("Go on"), *whole]
 
 
+def test_a_reply_without_words_is_not_learnt(speaker, tmp_path):
+    rows = [user("Hi"), said(" "), user("Hello?"), said("I hear you.")]
+    (talk_,) = lessons(tmp_path, {"messages": rows})
+    assert learnt(sft.tokens(speaker, talk_)) == speaker.said(Reply(text="I hear you."))
+
+
+@pytest.fixture(scope="module")
+def chatty(tmp_path_factory):
+    """A model whose template shows system messages."""
+    return LanguageModel.load(build("qwen2.5", tmp_path_factory.mktemp("family") / "model"))
+
+
+def test_a_policy_with_a_system_message_learns_under_its_own(chatty, tmp_path):
+    own = LanguageModel(chatty.model, chatty.tokenizer, system="You listen.")
+    recorded = {"role": "system", "content": "You advise."}
+    told, plain = lessons(tmp_path, {"messages": [recorded, user("Hi"), said("Oh.")]},
+                          {"messages": [user("Hi"), said("Oh.")]})  # fmt: skip
+    assert sft.tokens(own, told) == sft.tokens(own, plain)
+    assert sft.tokens(chatty, told) != sft.tokens(chatty, plain)
+
+
+def test_there_is_one_system_message_whoever_gives_one(chatty):
+    own = LanguageModel(chatty.model, chatty.tokenizer, system="You listen.")
+    asked = Message(role="user", content="Hi")
+    both = own.start([Message(role="system", content="Be kind."), asked])
+    assert both == chatty.start([Message(role="system", content="You listen.\n\nBe kind."), asked])
+
+
 def test_messages_of_one_side_in_a_row_are_read_as_one(speaker, tmp_path):
     apart = {"messages": [user("One."), user("Two."), said("I see.")]}
     joined = {"messages": [user("One.\n\nTwo."), said("I see.")]}
@@ -117,6 +147,7 @@ def test_messages_of_one_side_in_a_row_are_read_as_one(speaker, tmp_path):
     ("row", "says"),
     [({"messages": [user("Hi")]}, "expected a reply of the assistant"),
      ({"messages": [said("Hi"), user("Hi")]}, "to a message of the user"),
+     ({"messages": [user("Hi"), said("Well", weight=0)]}, "with words and a weight of 1"),
      ({"messages": [user("Hi"), {"role": "system", "content": "x"}, said("a")]}, "before all"),
      ({"messages": [{"role": "tool", "content": "x"}]}, r"messages.0.role"),
      ({"text": "x"}, "expected an episode: .*a line of `messages` is taken as well"),
