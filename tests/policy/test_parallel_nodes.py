@@ -26,9 +26,9 @@ TASKS = [Task(scenario, seed) for seed, scenario in enumerate(pack("train")[:8])
 POLICY = ToyPolicy(lambda prompt: f"That sounds hard. {'Tell me more. ' * (prompt.seed % 3)}")
 HEALTH = {
     "health_check_initial_delay_ms": 0,
-    "health_check_period_ms": 300,
-    "health_check_timeout_ms": 300,
-    "health_check_failure_threshold": 2,
+    "health_check_period_ms": 500,
+    "health_check_timeout_ms": 2000,  # a healthy node may have to wait for the processor
+    "health_check_failure_threshold": 3,
 }
 
 

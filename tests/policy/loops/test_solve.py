@@ -130,7 +130,7 @@ def test_the_loop_itself_takes_next_to_no_time():
 
     def waiting(prompt, seen):
         begun.append(time.thread_time())
-        time.sleep(0.05)
+        time.sleep(0.2)
         ended.append(time.thread_time())
         return "A: 1"
 

@@ -138,13 +138,29 @@ def test_a_critic_learns_on_two_workers_and_goes_on_after_a_stop(folder, tmp_pat
 
 def kill_a_worker(out, killed):
     """Once there is a checkpoint, end a process that trains; note what there was to lose."""
-    while not (found := checkpoint.numbered(out)):
-        time.sleep(0.01)
+    pids = awaited(training)  # known before there is anything to lose, so that none is too late
+    found = awaited(lambda: checkpoint.numbered(out))
+    os.kill(pids[-1], signal.SIGKILL)
+    killed += [len(pids), [path.name for path in found]]
+
+
+def training():
+    """The processes that train, once there are two."""
+    if not ray.is_initialized():
+        return []
     actors = ray._private.state.actors().values()
     pids = [a["Pid"] for a in actors if "TrainWorker" in a["ActorClassName"]
             and a["State"] == "ALIVE"]  # fmt: skip
-    killed += [len(pids), [path.name for path in found]]
-    os.kill(pids[-1], signal.SIGKILL)
+    return pids if len(pids) == 2 else []
+
+
+def awaited(look):
+    """What there is to see, as soon as there is anything."""
+    end = time.monotonic() + 500
+    while not (found := look()):
+        assert time.monotonic() < end, "the run never came so far"
+        time.sleep(0.01)
+    return found
 
 
 def test_a_run_that_loses_a_worker_fails_and_goes_on_from_its_last_checkpoint(
