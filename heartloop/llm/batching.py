@@ -105,6 +105,27 @@ class Batcher:
             _fail([q for q in batch if not q.answer.done()], EndpointFailure(text))
 
 
+class Batched:
+    """What the chat models in this process share: calls under way at once become one batch."""
+
+    spec: str
+    _tokenizer: Any
+    _context: int | None
+    """Most tokens of a dialogue and its answer."""
+    _batcher: Batcher
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.spec!r})"
+
+    async def __call__(
+        self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
+    ) -> Completion:
+        """One answer; see `ChatModel`."""
+        ids = dialogue_ids(self._tokenizer, messages)
+        room(ids, decoding, self._context)
+        return await self._batcher.ask(ids, decoding, purpose)
+
+
 def _fail(questions: Iterable[Question], error: HeartloopError) -> None:
     for question in questions:
         question.answer.set_exception(error)

@@ -10,14 +10,13 @@ from typing import Any
 
 from heartloop.errors import InvalidInput, extra
 from heartloop.llm.base import Completion, Decoding, TokenLogprob
-from heartloop.llm.batching import Batcher, Question, dialogue_ids, room
-from heartloop.types import Message
+from heartloop.llm.batching import Batched, Batcher, Question, room
 
 BATCH = 32
 """Most dialogues at a time."""
 
 
-class LocalModel:
+class LocalModel(Batched):
     """A chat model in this process; calls under way at once are answered as one batch.
 
     What a call samples follows from its dialogue and seed; beside which others it stands can move
@@ -34,19 +33,8 @@ class LocalModel:
         self.spec = f"hf:{name}"
         self._model, self._tokenizer = _loaded(str(name))
         self._ends = _ends(self._model, self._tokenizer)
-        self._context: int | None = getattr(self._model.config, "max_position_embeddings", None)
+        self._context = getattr(self._model.config, "max_position_embeddings", None)
         self._batcher = Batcher(self.spec, self._answer, BATCH)
-
-    def __repr__(self) -> str:
-        return f"LocalModel({self.spec!r})"
-
-    async def __call__(
-        self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
-    ) -> Completion:
-        """One answer; see `ChatModel`."""
-        ids = dialogue_ids(self._tokenizer, messages)
-        room(ids, decoding, self._context)
-        return await self._batcher.ask(ids, decoding, purpose)
 
     def _answer(self, questions: Sequence[Question]) -> list[Completion]:
         rows = [

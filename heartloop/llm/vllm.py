@@ -9,8 +9,7 @@ from typing import Any
 
 from heartloop.errors import InvalidInput, MissingExtra, TrainingFailure, extra
 from heartloop.llm.base import Completion, Decoding, TokenLogprob
-from heartloop.llm.batching import Batcher, Question, dialogue_ids, room
-from heartloop.types import Message
+from heartloop.llm.batching import Batched, Batcher, Question, room
 
 BATCH = 256
 """Most dialogues at a time; the engine schedules within a batch."""
@@ -18,7 +17,7 @@ SHARE = 0.3
 """Of a GPU's memory, for an engine beside a model that learns on the same GPU."""
 
 
-class VllmModel:
+class VllmModel(Batched):
     """A chat model in a vLLM engine; calls under way at once are answered as one batch."""
 
     def __init__(self, name: str) -> None:
@@ -35,17 +34,6 @@ class VllmModel:
             raise InvalidInput(f"the tokenizer of {name!r} has no chat template: use a chat model")
         self._context = int(self._engine.llm_engine.model_config.max_model_len)
         self._batcher = Batcher(self.spec, self._answer, BATCH)
-
-    def __repr__(self) -> str:
-        return f"VllmModel({self.spec!r})"
-
-    async def __call__(
-        self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
-    ) -> Completion:
-        """One answer; see `ChatModel`."""
-        ids = dialogue_ids(self._tokenizer, messages)
-        room(ids, decoding, self._context)
-        return await self._batcher.ask(ids, decoding, purpose)
 
     def _answer(self, questions: Sequence[Question]) -> list[Completion]:
         prompts = [{"prompt_token_ids": list(q.ids)} for q in questions]
