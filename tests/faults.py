@@ -6,20 +6,24 @@ import asyncio
 import json
 import re
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
 from aiohttp import web
 
-Answer = Callable[[dict[str, Any]], "str | web.Response"]
-"""Makes the text of an answer, or a whole response, out of the body of a request."""
+Written = Callable[[web.Request], Awaitable[web.StreamResponse]]
+"""Answers a request bit by bit."""
+Answer = Callable[[dict[str, Any]], "str | web.Response | Written"]
+"""Makes the text of an answer, a response or what writes one out of the body of a request."""
 FAULTS = ("429", "500", "stall", "cut", "garbage", "empty", "huge", "foreign")
 """Every fault; the last three are whole answers with a text nobody wants."""
 BROKEN = FAULTS[:5]
 """The faults after which there is no answer at all."""
+EVENTS = "text/event-stream"
 ODD = {
     "empty": "",
     "huge": "word " * 200_000,
@@ -59,6 +63,7 @@ class FaultServer:
         retry_after: str = "0",
         together: int = 1,
         pause: float = 0.0,
+        gate: threading.Event | None = None,
     ) -> None:
         """Serve `answer`.
 
@@ -71,12 +76,13 @@ class FaultServer:
             stall: Seconds that a stalled request takes.
             retry_after: Header of the 429 answers.
             pause: Seconds before each word of a streamed answer, the first aside.
+            gate: Set before any word of a streamed answer but the first is given.
             together: Requests that have to be under way before the first of them is answered;
                 may be set while serving.
         """
         self.answer, self.rate, self.faults, self.seed = answer, rate, faults, seed
         self.latency, self.stall, self.retry_after = latency, stall, retry_after
-        self.pause = pause
+        self.pause, self.gate = pause, gate
         self.together = together
         self.seen: list[Seen] = []
         self.counts: Counter[str] = Counter()
@@ -147,10 +153,65 @@ class FaultServer:
         said = ODD[kind] if kind in ODD else self.answer(body)
         if isinstance(said, web.Response):
             return said
+        if callable(said):
+            return await said(request)
         if body.get("stream"):
-            return await _streamed(request, body, said, self.pause, cut=kind == "cut")
+            return await self._streamed(request, body, said, cut=kind == "cut")
         whole = json.dumps(completion(body, said)).encode()
         return await _cut(request, whole) if kind == "cut" else web.Response(body=whole)
+
+    async def _streamed(
+        self, request: web.Request, body: dict[str, Any], said: str, *, cut: bool
+    ) -> web.StreamResponse:
+        """An answer as server-sent events, a word each; one that is cut hangs up half way."""
+        events = list(chunks(body, said))
+        if cut:
+            events = events[: len(said.split()) // 2]
+        response = web.StreamResponse(headers={"Content-Type": EVENTS})
+        await response.prepare(request)
+        for number, event in enumerate(events):
+            await asyncio.sleep(self.pause if number else 0)
+            while number and self.gate and not self.gate.is_set():
+                await asyncio.sleep(0.002)
+            await response.write(f"data: {event}\n\n".encode())
+        if cut and request.transport:
+            await asyncio.sleep(0.1)  # aiohttp drops what is not given out when a connection breaks
+            request.transport.close()
+        return response
+
+
+def gone(server: FaultServer) -> None:
+    """Wait until a server has noticed that nobody listens any more."""
+    end = time.monotonic() + 10
+    while server.flying:
+        assert time.monotonic() < end, "the server still writes"
+        time.sleep(0.005)
+
+
+def in_parts(
+    *parts: bytes, then: bytes = b"", every: float = 0.0, content_type: str = EVENTS
+) -> Answer:
+    """An answer that is written in these parts, each a TCP segment of its own.
+
+    Args:
+        parts: What is written.
+        then: Written over and over after them, until nobody listens.
+        every: Seconds before each of those.
+        content_type: Header of the response.
+    """
+
+    async def write(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": content_type})
+        await response.prepare(request)
+        for part in parts:
+            await response.write(part)
+            await asyncio.sleep(0.02)
+        while then:
+            await response.write(then)
+            await asyncio.sleep(every)
+        return response
+
+    return lambda _: write
 
 
 async def _cut(request: web.Request, whole: bytes) -> web.StreamResponse:
@@ -159,24 +220,6 @@ async def _cut(request: web.Request, whole: bytes) -> web.StreamResponse:
     await response.prepare(request)
     await response.write(whole[: len(whole) // 2])
     if request.transport:
-        request.transport.close()
-    return response
-
-
-async def _streamed(
-    request: web.Request, body: dict[str, Any], said: str, pause: float, *, cut: bool
-) -> web.StreamResponse:
-    """An answer as server-sent events, a word each; one that is cut hangs up half way."""
-    events = list(chunks(body, said))
-    if cut:
-        events = events[: len(said.split()) // 2]
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await response.prepare(request)
-    for number, event in enumerate(events):
-        await asyncio.sleep(pause if number else 0)
-        await response.write(f"data: {event}\n\n".encode())
-    if cut and request.transport:
-        await asyncio.sleep(0.1)  # aiohttp drops what it has not given out when a connection breaks
         request.transport.close()
     return response
 

@@ -8,11 +8,11 @@ import logging
 import os
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
+from dataclasses import dataclass, field, replace
 from random import Random
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -32,9 +32,11 @@ from heartloop.llm.limits import Limits, retry_after
 from heartloop.llm.wire import (
     AGAIN,
     CALL_REFUSALS,
-    SCHEMA_REFUSALS,
+    OPTION_REFUSALS,
     SCHEMA_WORDS,
+    Events,
     Heard,
+    Response,
     Unreadable,
     read_answer,
     request_body,
@@ -42,6 +44,7 @@ from heartloop.llm.wire import (
 )
 from heartloop.types import Message
 
+T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
 LARGEST = 8 * 2**20
 """Bytes of an answer; a longer one is dropped while it comes in."""
@@ -53,23 +56,11 @@ SECRET = 8
 """Characters from which on a key is one; "EMPTY" and the like only please servers without any."""
 DOUBTS = 2
 """Calls in a row that only succeed without a JSON schema before no more are asked for."""
-_COUNT = {"stream_options": {"include_usage": True}}
-"""Asks that a stream end with the tokens it took."""
+_STREAMS = ({"stream": True, "stream_options": {"include_usage": True}}, {"stream": True})
+"""What asks for a stream: first for one that ends with the tokens it took."""
 _FAULTS = (aiohttp.ClientError, OSError, ValueError, EOFError)
 """What may break on the way, a timeout aside."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """What came back for one request; status 0 where nothing did."""
-
-    status: int
-    body: bytes = b""
-    fault: str = ""
-    """What broke on the way."""
-    wait: float | None = None
-    """Seconds the server asks to wait."""
 
 
 @dataclass(slots=True)
@@ -79,8 +70,8 @@ class _Call:
     structured: bool
     named: bool = False
     """Whether a refusal named the JSON schema as its reason."""
-    counted: bool = True
-    """Whether a stream is asked to end with the tokens it took."""
+    refused: int = 0
+    """How many of the ways to ask for a stream were refused."""
     id: str = field(default_factory=lambda: uuid4().hex)
     attempts: int = 0
     faults: int = 0
@@ -107,6 +98,7 @@ class Endpoint:
         self.url, self.key, self.limits = url.rstrip("/"), key, limits
         self._timeout = timeout
         self._doubts: Counter[str] = Counter()
+        self._refused: Counter[str] = Counter()
 
     def check_key(self) -> None:
         """See that the key can be sent.
@@ -138,6 +130,17 @@ class Endpoint:
                     "%r at %s takes no JSON schema: answers are free text", model, self.url
                 )
 
+    def streams_refused(self, model: str) -> int:
+        """How many of the ways to ask a model for a stream are known to be refused."""
+        return self._refused[model]
+
+    def note_streams(self, model: str, refused: int) -> None:
+        """Book how many were refused before one led to words."""
+        if refused > self._refused[model]:
+            self._refused[model] = refused
+            if refused == len(_STREAMS):
+                _LOG.warning("%r at %s gives no streams: answers come whole", model, self.url)
+
     async def post(self, body: bytes, request_id: str) -> Response:
         """Send one request. Nothing of the key is left in what comes back."""
         self.check_key()
@@ -161,15 +164,21 @@ class Endpoint:
         self.check_key()
         limit = self.limits.cap(self._timeout)
         try:
-            async with self._sent(body, request_id, limit, sock_read=limit) as response:
+            async with AsyncExitStack() as held:
+                until = _now() + limit
+                sent = self._sent(body, request_id, limit)
+                response = await _before(until, held.enter_async_context(sent))
                 if response.status != 200 or response.content_type != "text/event-stream":
-                    yield await self._whole(response)
+                    yield await _before(until, self._whole(response))
                     return
-                async for event in _events(response):
+                events = await held.enter_async_context(aclosing(_events(response)))
+                # What only keeps a connection alive is no event.
+                while (event := await _before(until, anext(events, None))) is not None:
                     yield self._clean(event)
+                    until = _now() + limit
             yield Response(200)
         except TimeoutError:
-            yield Response(0, fault=f"nothing came for {limit:.3g} s")
+            yield Response(0, fault=f"no word came for {limit:.3g} s")
         except _FAULTS as error:
             yield self._fault(error)
 
@@ -264,24 +273,32 @@ class HttpModel:
     async def stream(
         self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
     ) -> AsyncGenerator[str]:
-        """Pieces of one answer; see `StreamingModel`. A server that knows no streams gives one.
+        """Pieces of one answer; see `StreamingModel`. A server that gives no streams gives one.
 
-        What fails before the first piece is tried again like any call.
+        What fails before the first piece is tried again like any call. What came is booked, also
+        where the caller wants no more of it.
         """
-        call, heard = _Call(structured=False), Heard(self._model)
+        call = _Call(structured=False, refused=self._endpoint.streams_refused(self._model))
+        heard, failures = Heard(self._model), 0
         try:
             while not heard.over:
-                more = {"stream": True} | (_COUNT if call.counted else {})
+                if call.refused == len(_STREAMS):
+                    yield heard.take_whole(await self._answer(messages, decoding, call))
+                    break
+                heard, more = Heard(self._model), _STREAMS[call.refused]
                 body = request_body(self._model, messages, decoding, False, more)
                 async with aclosing(self._hear(body, call, heard)) as given:
                     async for piece in given:
                         yield piece
         except HeartloopError:
-            LEDGER.book(self.spec, purpose, call.usage())
+            failures = 1
             raise
-        seconds = time.perf_counter() - call.began
-        done = heard.completion().model_copy(update={"seconds": seconds})
-        LEDGER.book(self.spec, purpose, Usage.of(done, call.attempts - 1, self._price))
+        finally:
+            if heard.text or heard.over:
+                self._endpoint.note_streams(self._model, call.refused)
+            usage = Usage.of(heard.completion(), max(0, call.attempts - 1), self._price)
+            seconds = time.perf_counter() - call.began
+            LEDGER.book(self.spec, purpose, replace(usage, failures=failures, seconds=seconds))
 
     async def _hear(self, body: bytes, call: _Call, heard: Heard) -> AsyncGenerator[str]:
         """The pieces one request brings; `heard` is over where no other need follow."""
@@ -299,10 +316,12 @@ class HttpModel:
                         if heard.done:
                             break
                 if response.status == 200 and response.body:
-                    yield heard.take_whole(response.body)
-                reason = _reason(response) or "it ended without an end"
+                    yield heard.take_whole(read_answer(response.body, self._model))
+                reason = response.reason or "it ended without an end"
             except Unreadable as error:
-                reason = str(error)
+                response, reason = Response(200), str(error)
+            finally:
+                self._endpoint.limits.spend(heard.tokens)
             if self._judged(response, reason, sent, call, heard):
                 return
         await self._back_off(call, reason)
@@ -313,18 +332,13 @@ class HttpModel:
         """Book a request whose answer was streamed; False where it is to be tried again later."""
         limits = self._endpoint.limits
         if heard.over:
-            done = heard.completion()
-            limits.succeed(done.prompt_tokens + done.completion_tokens)
+            limits.succeed(0)
         elif heard.text:
             # What has been given out cannot be taken back by another try.
             limits.fail(time.monotonic(), reason)
             raise CallFailure(f"the answer of {self._where} broke off: {reason}")
-        elif (
-            call.counted
-            and response.status in SCHEMA_REFUSALS
-            and b"stream_options" in response.body
-        ):
-            call.counted = False
+        elif response.status in OPTION_REFUSALS and not CALL_REFUSALS.search(whole(response.body)):
+            call.refused += 1
         elif response.status == 200:
             limits.fail(sent, reason)
             return False
@@ -346,7 +360,7 @@ class HttpModel:
                     return reason
                 endpoint.limits.fail(sent, reason)
             else:
-                reason = _reason(response)
+                reason = response.reason
                 if self._drops_schema(response, call):
                     return None
                 self._blame(response, reason, sent)
@@ -366,7 +380,7 @@ class HttpModel:
 
     def _drops_schema(self, response: Response, call: _Call) -> bool:
         """Whether the refusal may be of the JSON schema, so that the call goes on without."""
-        if not call.structured or response.status not in SCHEMA_REFUSALS:
+        if not call.structured or response.status not in OPTION_REFUSALS:
             return False
         text = whole(response.body)
         call.structured = bool(CALL_REFUSALS.search(text))
@@ -414,6 +428,16 @@ class HttpModel:
         await asyncio.sleep(min(pause, self._endpoint.limits.left))
 
 
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _before(moment: float, work: Awaitable[T]) -> T:
+    """What comes of some work until a moment of the event loop; else TimeoutError."""
+    async with asyncio.timeout_at(moment):
+        return await work
+
+
 def _key(variable: str) -> str:
     return os.environ.get(variable, "").strip()
 
@@ -422,13 +446,6 @@ def _headers(variable: str, request_id: str) -> dict[str, str]:
     headers = {"Content-Type": "application/json", "X-Request-Id": request_id}
     key = _key(variable)
     return headers | ({"Authorization": f"Bearer {key}"} if key else {})
-
-
-def _reason(response: Response) -> str:
-    """Why there is no answer: the status and the beginning of what a server says, on one line."""
-    text = response.fault or whole(response.body)
-    status = str(response.status) if response.status not in (0, 200) else ""
-    return f"{status} {' '.join(text.split())[:300]}".strip()
 
 
 async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
@@ -440,17 +457,14 @@ async def _pieces(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         yield piece
 
 
-async def _events(response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """What the server-sent events of a response hold; one that broke off is left out."""
-    rest, data = b"", list[bytes]()
+async def _events(response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
+    """What the server-sent events of a response hold."""
+    events = Events()
     async for piece in _pieces(response):
-        *lines, rest = (rest + piece).split(b"\n")
-        for line in (line.removesuffix(b"\r") for line in lines):
-            if line.startswith(b"data:"):
-                data.append(line.removeprefix(b"data:").removeprefix(b" "))
-            elif not line and data:
-                yield b"\n".join(data)
-                data = []
+        for event in events.feed(piece):
+            yield event
+    for event in events.end():
+        yield event
 
 
 class _Sessions:

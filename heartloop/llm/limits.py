@@ -154,9 +154,13 @@ class Limits:
                     f"raise max_{unit} in the spec to go on"
                 )
 
+    def spend(self, tokens: int) -> None:
+        """Book tokens, whatever came of them."""
+        self._tokens += tokens
+
     def succeed(self, tokens: int) -> None:
         """Book a usable answer."""
-        self._tokens += tokens
+        self.spend(tokens)
         self._succeeded_at = time.monotonic()
         self._silent_since, self._pauses = None, 0
         growth = 1.0 if self._limit < self._threshold else 1 / self._limit

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
-from heartloop.llm.base import Completion, Decoding, TokenLogprob
+from heartloop.llm.base import MOST_TOKENS, Completion, Decoding, TokenLogprob
 from heartloop.types import Message
 
 AGAIN = frozenset({408, 425, 429})
 """Statuses below 500 after which the same request may succeed."""
-SCHEMA_REFUSALS = frozenset({400, 404, 422})
-"""Statuses of servers that do not know `response_format`."""
+OPTION_REFUSALS = frozenset({400, 404, 422})
+"""Statuses of servers that do not know a part of the request."""
 SCHEMA_WORDS = re.compile(r"response.?format|schema|guided|structured", re.IGNORECASE)
 """A refusal that names the JSON schema as its reason."""
 CALL_REFUSALS = re.compile(
@@ -36,6 +37,25 @@ _UNREADABLE = (
 
 class Unreadable(ValueError):
     """An answer that does not hold what the protocol promises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """What came back for one request; status 0 where nothing did."""
+
+    status: int
+    body: bytes = b""
+    fault: str = ""
+    """What broke on the way."""
+    wait: float | None = None
+    """Seconds the server asks to wait."""
+
+    @property
+    def reason(self) -> str:
+        """Why there is no answer: status and begin of what the server says, on one line."""
+        text = self.fault or whole(self.body)
+        status = str(self.status) if self.status not in (0, 200) else ""
+        return f"{status} {' '.join(text.split())[:300]}".strip()
 
 
 def request_body(
@@ -68,6 +88,44 @@ def request_body(
     return json.dumps(body | dict(more or {})).encode()
 
 
+class Events:
+    """Takes server-sent events out of the bytes in which they come."""
+
+    def __init__(self) -> None:
+        """Begin at the begin of a stream."""
+        self._line, self._data = bytearray(), list[bytes]()
+        self._first, self._returned = True, False
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """What each event holds that ends in a further piece of the stream."""
+        if self._returned:
+            # A line that ended between the two bytes of its end is no empty one.
+            piece = piece.removeprefix(b"\n")
+        self._returned = piece.endswith(b"\r")
+        head, *lines = piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._line += head
+        for line in lines:
+            yield from self._end_of_line()
+            self._line += line
+
+    def end(self) -> Iterator[bytes]:
+        """The last event, where the stream ends without an empty line."""
+        yield from self._end_of_line()
+        yield from self._end_of_line()
+
+    def _end_of_line(self) -> Iterator[bytes]:
+        line = bytes(self._line)
+        self._line.clear()
+        if self._first:
+            line, self._first = line.removeprefix(BOM_UTF8), False
+        if line.startswith(b"data:"):
+            self._data.append(line.removeprefix(b"data:").removeprefix(b" "))
+        elif not line and self._data:
+            event = b"\n".join(self._data)
+            self._data.clear()
+            yield event
+
+
 @dataclass(slots=True)
 class Heard:
     """What has come in of an answer that is streamed."""
@@ -81,11 +139,20 @@ class Heard:
     """Whether the server said that no more events come."""
     _model: str = ""
     _usage: dict[str, Any] = field(default_factory=dict)
+    _pieces: int = 0
+    _half: str = ""
+    """Half of a character, until the other comes."""
 
     @property
     def over(self) -> bool:
         """Whether the answer has come to its end."""
         return self.done or bool(self.finish)
+
+    @property
+    def tokens(self) -> int:
+        """Of the prompt, where the server counts, and of the answer."""
+        done = self.completion()
+        return done.prompt_tokens + done.completion_tokens
 
     def take(self, event: bytes) -> str:
         """The text that an event adds.
@@ -93,45 +160,49 @@ class Heard:
         Raises:
             Unreadable: it is no piece of a chat completion.
         """
-        if event.strip() == b"[DONE]":
-            self.done = True
-            return ""
         try:
-            piece = self._read(json.loads(event))
+            piece = self._joined(self._read(event))
         except _UNREADABLE as error:
             raise _unreadable("piece of a chat completion", error, event) from None
         self.text += piece
+        self._pieces += bool(piece)
         return piece
 
-    def take_whole(self, body: bytes) -> str:
-        """The text of an answer that was not streamed after all.
-
-        Raises:
-            Unreadable: it is no chat completion.
-        """
-        done = read_answer(body, self.asked)
+    def take_whole(self, done: Completion) -> str:
+        """The text of an answer that was not streamed after all."""
         self.text, self.finish, self._model, self.done = done.text, done.finish, done.model, True
         self._usage = done.model_dump(include={"prompt_tokens", "completion_tokens"})
         return self.text
 
-    def _read(self, event: dict[str, Any]) -> str:
+    def _read(self, raw: bytes) -> str:
+        if raw.strip() == b"[DONE]":
+            self.done = True
+            return ""
+        event = json.loads(raw)
         if error := event.get("error"):
             raise ValueError(f"the server says {error!r:.200}")
-        self._model = str(event.get("model") or self._model)
-        self._usage = event.get("usage") or self._usage
+        self._model = _paired(str(event.get("model") or self._model))
+        if isinstance(usage := event.get("usage"), dict):
+            self._usage = usage
         # The usage comes in an event without any choice.
         choice = (event.get("choices") or [{}])[0]
-        self.finish = str(choice.get("finish_reason") or self.finish)
-        return _text((choice.get("delta") or {}).get("content"))
+        self.finish = _paired(str(choice.get("finish_reason") or self.finish))
+        return _content((choice.get("delta") or {}).get("content"))
+
+    def _joined(self, content: str) -> str:
+        """Content after the half character held back before; a half at its end is held back."""
+        text = self._half + content
+        self._half = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" and not self.over else ""
+        return _paired(text.removesuffix(self._half))
 
     def completion(self) -> Completion:
-        """The whole answer."""
+        """The answer as far as it came; where nobody counts tokens, a piece is one."""
         return Completion(
             text=self.text,
             model=self._model or self.asked,
             finish=self.finish or "stop",
-            prompt_tokens=_count(self._usage.get("prompt_tokens")),
-            completion_tokens=_count(self._usage.get("completion_tokens")),
+            prompt_tokens=_within(self._usage.get("prompt_tokens")),
+            completion_tokens=_within(self._usage.get("completion_tokens")) or self._pieces,
         )
 
 
@@ -146,7 +217,7 @@ def read_answer(raw: bytes, asked: str) -> Completion:
         choice = answer["choices"][0]
         usage = answer.get("usage") or {}
         return Completion(
-            text=_text(choice["message"]["content"]),
+            text=_paired(_content(choice["message"]["content"])),
             model=str(answer.get("model") or asked),
             finish=str(choice.get("finish_reason") or "stop"),
             prompt_tokens=_count(usage.get("prompt_tokens")),
@@ -168,13 +239,13 @@ def whole(raw: bytes) -> str:
     return raw.decode("utf-8", "replace")
 
 
-def _text(content: object) -> str:
+def _content(content: object) -> str:
     """Content is text, nothing (a refusal), or a list of parts."""
     if isinstance(content, list):
-        content = "".join(_text(part.get("text")) for part in content)
+        content = "".join(_content(part.get("text")) for part in content)
     if content is not None and not isinstance(content, str):
         raise TypeError(f"expected text, got {type(content).__name__}")
-    return _paired(content or "")
+    return content or ""
 
 
 def _paired(text: str) -> str:
@@ -184,6 +255,12 @@ def _paired(text: str) -> str:
 
 def _count(number: object) -> int:
     return number if isinstance(number, int) and number > 0 else 0
+
+
+def _within(number: object) -> int:
+    """A count of a stream, whose words are out already; one beyond reason counts as none."""
+    count = _count(number)
+    return count if count <= MOST_TOKENS else 0
 
 
 def _logprob(entry: dict[str, Any]) -> TokenLogprob:

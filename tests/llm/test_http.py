@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import re
 import socket
 import subprocess
 import sys
@@ -270,7 +271,8 @@ def test_a_dead_endpoint_is_given_up_within_its_budget_and_named():
     assert time.monotonic() - began >= 1
     assert all(isinstance(r, EndpointFailure) for r in results)
     assert all(url in str(r) and "DEAD_KEY" in str(r) for r in results)
-    assert len(set(map(str, results))) == 1  # told at once: none had a patience of its own
+    # Told at once: none had a patience of its own.
+    assert len({re.sub(r"[\d.]+ s ", "", str(r)) for r in results}) == 1
     sent = model._endpoint.limits._requests
     with pytest.raises(EndpointFailure):
         complete(model, said(), Decoding())
@@ -285,28 +287,28 @@ def test_an_endpoint_that_never_answered_ends_the_run_after_one_call():
 
 def test_a_server_that_hangs_is_given_up_within_its_budget():
     with FaultServer(rate=1.0, faults=("stall",)) as server:
-        model = model_of(server, timeout=0.3, patience=1, retries=99)
-        with pytest.raises(EndpointFailure, match=r"no whole answer within 0.3 s"):
+        model = model_of(server, timeout=0.6, patience=2, retries=99)
+        with pytest.raises(EndpointFailure, match=r"no whole answer within 0.6 s"):
             complete(model, said(), Decoding())
-        assert len(server.seen) <= 3  # of 100, at 0.3 s and a pause each
+        assert 1 <= len(server.seen) <= 3  # of 100, at 0.6 s and a pause each
 
 
-@pytest.mark.parametrize(("timeout", "sent", "last"), [(1.2, 2, "1 s"), (30, 1, "1.5 s")])
+@pytest.mark.parametrize(("timeout", "sent", "last"), [(1.1, 2, "1 s"), (30, 1, "2 s")])
 def test_patience_bounds_the_timeout_and_the_pauses_of_one_call(timeout, sent, last):
     with FaultServer(rate=1.0, faults=("stall",), stall=60) as server:
-        model = model_of(server, timeout=timeout, patience=1.5, retries=99, concurrency=1)
+        model = model_of(server, timeout=timeout, patience=2, retries=99, concurrency=1)
         began = time.monotonic()
         results = many(model, 3)
-        assert time.monotonic() - began >= 1.5
+        assert time.monotonic() - began >= 2
         assert len(server.seen) == sent
     assert all(isinstance(r, EndpointFailure) for r in results)
     assert all(f"no whole answer within {last})" in str(r) for r in results)
 
 
 def test_waits_that_a_server_asks_for_do_not_outlast_patience():
-    with FaultServer(rate=1.0, faults=("429",), retry_after="1") as server:
-        with pytest.raises(EndpointFailure, match=r"asks to wait 1 s, of 1\.5 s"):
-            complete(model_of(server, patience=1.5, retries=99), said(), Decoding())
+    with FaultServer(rate=1.0, faults=("429",), retry_after="2") as server:
+        with pytest.raises(EndpointFailure, match=r"asks to wait 2 s, of 3 s"):
+            complete(model_of(server, patience=3, retries=99), said(), Decoding())
         assert len(server.seen) <= 2
 
 
