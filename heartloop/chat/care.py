@@ -13,7 +13,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from heartloop.chat.risk import Level, Risk, by_rules, language, risk, risk_of_another, sentences
+from heartloop.chat.risk import Level, Risk, language, risk, risk_of_another, sentences
 from heartloop.errors import unknown
 
 __all__ = [
@@ -60,9 +60,7 @@ def regions() -> tuple[str, ...]:
 
 def referrals(text: str, place: str) -> list[str]:
     """The fixed texts that a message calls for: about the writer, about somebody else, or both."""
-    another = risk_of_another(text)
-    # What reads like risk without a rule for it is the other's where another is told of.
-    own = by_rules(text) if another else risk(text)
+    own, another = risk(text), risk_of_another(text)
     found = [referral(place, own.language)] if own else []
     return found + ([referral(place, another, "concern")] if another else [])
 

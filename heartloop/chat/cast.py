@@ -109,7 +109,7 @@ def speak(policy: Policy, prompt: Prompt, stop: threading.Event) -> Iterator[Spo
     Raises:
         EpisodeFailure: the policy has no reply, or none beyond what was given.
     """
-    box: SimpleQueue[Spoken | Exception | None] = SimpleQueue()
+    box: SimpleQueue[Spoken | BaseException | None] = SimpleQueue()
     over, calls = threading.Event(), Calls()
 
     def work() -> None:
@@ -121,7 +121,7 @@ def speak(policy: Policy, prompt: Prompt, stop: threading.Event) -> Iterator[Spo
                         return
                     box.put(spoken)
             box.put(None)
-        except Exception as error:  # carried over to the thread that asked
+        except BaseException as error:  # carried over to the thread that asked, whatever it is
             box.put(error)
 
     threading.Thread(target=work, daemon=True).start()
@@ -131,7 +131,7 @@ def speak(policy: Policy, prompt: Prompt, stop: threading.Event) -> Iterator[Spo
                 found = box.get(timeout=_POLL)
                 if found is None:
                     return
-                if isinstance(found, Exception):
+                if isinstance(found, BaseException):
                     raise _failure(policy, found) from found
                 yield found
     finally:
@@ -164,7 +164,7 @@ def partial(raw: str) -> Reply:
     return found
 
 
-def _failure(policy: Policy, error: Exception) -> HeartloopError:
+def _failure(policy: Policy, error: BaseException) -> HeartloopError:
     """What a policy raised; a bug of its own costs its reply and no more."""
     if isinstance(error, HeartloopError):
         return error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from functools import cache
 from importlib.resources import files
@@ -75,12 +75,15 @@ def language(text: str) -> str:
 
 
 def risk(text: str) -> Risk | None:
-    """Words of acute risk for the writer, the most plainly put first; None where there are none."""
-    told = _told(text)
-    if found := _by_rules(told):
+    """Words of acute risk for the writer, the most plainly put first; None where there are none.
+
+    What tells of somebody else's risk says nothing of the writer's to the weights.
+    """
+    if found := by_rules(text):
         return found
-    if likeness.is_like(_whole(told)):
-        return Risk(Level.INDIRECT, language(text))
+    own = [sentence for sentence in sentences(text) if not _tells_of_another(sentence)]
+    if likeness.is_like(_whole(_told(own))):
+        return Risk(Level.INDIRECT, "zh" if any(s.script == "zh" for s in own) else "en")
     return None
 
 
@@ -140,10 +143,7 @@ def _any(sentence: _Sentence, table: str) -> bool:
 
 def by_rules(text: str) -> Risk | None:
     """What the rules alone find."""
-    return _by_rules(_told(text))
-
-
-def _by_rules(told: list[_Sentence]) -> Risk | None:
+    told = _told(sentences(text))
     for level in Level:
         for sentence in told:
             if _threatens(sentence, level):
@@ -153,12 +153,12 @@ def _by_rules(told: list[_Sentence]) -> Risk | None:
 
 def likeness_places(text: str) -> list[int]:
     """Where the weights of a message lie, by which `likeness.py` judges it."""
-    return likeness.places(_whole(_told(text)))
+    return likeness.places(_whole(_told(sentences(text))))
 
 
-def _told(text: str) -> list[_Sentence]:
+def _told(spoken: Iterable[_Sentence]) -> list[_Sentence]:
     """The sentences that may tell of risk, without phrases that mean none."""
-    return [masked for sentence in sentences(text) if (masked := _masked(sentence))]
+    return [masked for sentence in spoken if (masked := _masked(sentence))]
 
 
 def _whole(told: list[_Sentence]) -> list[tuple[str, str]]:

@@ -241,9 +241,10 @@ class Stage(App[None]):
             self.call_from_thread(function, *values)
 
     async def _grown(self, entry: Entry) -> None:
-        """Show the next state of a reply."""
+        """Show the next state of a reply, or the notice that there is none."""
         if entry.id not in self._shown:
-            self._status(f"{entry.author} speaks ... Esc breaks it off and keeps what came")
+            if entry.role == "assistant":
+                self._status(f"{entry.author} speaks ... Esc breaks it off and keeps what came")
             await self._append(entry.id)
         elif (said := self._live.get(entry.id)) and said.is_attached:
             await said.grow(entry)

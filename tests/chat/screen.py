@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import re
+import time
 from collections.abc import Awaitable, Callable
 
 from heartloop.chat.app import ChatApp
@@ -44,6 +45,13 @@ class Screen:
         while self.app._busy:
             await asyncio.sleep(0.01)
         await self.pilot.pause()
+
+    async def until(self, there: Callable[[], bool]) -> None:
+        """Wait until something is there."""
+        end = time.monotonic() + 20
+        while not there():
+            assert time.monotonic() < end, self.shown
+            await self.pilot.pause(0.01)
 
     @property
     def shown(self) -> str:

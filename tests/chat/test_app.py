@@ -2,6 +2,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -102,16 +103,30 @@ def test_markdown_is_laid_out(tmp_path):
 
 
 def test_a_reply_appears_while_it_is_spoken(tmp_path):
+    said, heard = "one two three four", threading.Semaphore(0)
+
+    class Patient(Streamer):
+        def stream(self, prompt):
+            for word in super().stream(prompt):
+                yield word
+                assert heard.acquire(timeout=60)
+
     async def do(screen):
         screen.app.query_one(Composer).load_text("Hi")
         await screen.pilot.press("enter")
-        seen = set()
-        while screen.app._busy or not seen:
-            await asyncio.sleep(0.02)
-            seen |= {len(said.entry.text) for said in screen.app.query(".assistant")}
-        assert len(seen) > 3 and screen.shown.count("word ") >= 19
+        for count in range(1, 5):
+            words = " ".join(said.split()[:count])
+            await screen.until(lambda words=words: shown(screen) == [words])
+            assert screen.app._busy and words in screen.shown
+            heard.release()
+        await screen.rest()
+        assert said in screen.shown
 
-    at_screen(tmp_path, do, toy=Streamer("word " * 20, 0.05))
+    at_screen(tmp_path, do, toy=Patient(said))
+
+
+def shown(screen):
+    return [said.entry.text for said in screen.app.query(".assistant")]
 
 
 def test_the_composer_grows_and_breaks_lines(tmp_path):
@@ -170,9 +185,9 @@ def test_keys_and_theme_follow_the_settings(tmp_path):
 def test_the_palette_offers_the_commands_of_the_mode(tmp_path):
     async def do(screen):
         await screen.press("ctrl+p")
+        assert "/regenerate" not in screen.shown
         await screen.press(*"regen")
-        await screen.pilot.pause(0.3)
-        assert "/regenerate" in screen.shown
+        await screen.until(lambda: "/regenerate" in screen.shown)
 
     at_screen(tmp_path, do)
 

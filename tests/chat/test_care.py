@@ -236,6 +236,34 @@ def test_what_the_writer_feels_is_not_taken_for_another():
     assert both == [care.referral("us", "en"), care.referral("us", "en", "concern")]
 
 
+@pytest.mark.parametrize(
+    "others",
+    [
+        "My brother says he will kill himself.",
+        "我哥哥说他要自杀。",
+    ],
+)
+@pytest.mark.parametrize("order", ["{others} {own}", "{own}\n{others}"])
+def test_the_risk_of_another_hides_none_of_the_writers_own(others, order):
+    found = [line for line in LINES["indirect"] if by_rules(line) is None and care.risk(line)]
+    assert len(found) >= 5
+    for own in found:
+        told = care.referrals(order.format(others=others, own=own), "us")
+        assert told == [
+            care.referral("us", care.language(own)),
+            care.referral("us", care.language(others), "concern"),
+        ], own
+
+
+def test_the_risk_of_another_beside_calm_lines_is_not_the_writers():
+    calm = [line for kind in ("negated", "idiom", "plain") for line in LINES[kind]]
+    about = care.referral("us", "en", "concern")
+    for line in calm:
+        text = f"My brother says he will kill himself. {line}"
+        assert (len(care.referrals(text, "us")) > 1) == (care.risk(line) is not None), line
+        assert about in care.referrals(text, "us")
+
+
 def test_calm_lines_raise_few_alarms_about_others():
     calm = [line for kind in ("negated", "idiom", "plain") for line in LINES[kind]]
     wrong = [line for line in calm if care.risk_of_another(line)]

@@ -1,3 +1,4 @@
+import asyncio
 import threading
 
 import pytest
@@ -50,6 +51,7 @@ def test_a_policy_that_is_still_thinking_can_be_stopped():
     gate, thought = threading.Event(), threading.Event()
 
     def think(prompt):
+        one.stop()
         gate.wait(60)
         thought.set()
         return "At last."
@@ -57,7 +59,6 @@ def test_a_policy_that_is_still_thinking_can_be_stopped():
     slow = ToyPolicy(think)
     one = session("talk", "slow", players={"slow": slow})
     one.say("Hi")
-    threading.Timer(0.1, one.stop).start()
     assert list(one.answer()) == []
     assert not thought.is_set()
     gate.set()
@@ -292,6 +293,26 @@ def test_a_bug_in_a_policy_fails_its_reply_only():
     stop = threading.Event()
     with pytest.raises(EpisodeFailure, match="oops"):
         list(speak(ToyPolicy(broken), None, stop))
+
+
+@pytest.mark.parametrize("error", [asyncio.CancelledError(), SystemExit(3), KeyboardInterrupt()])
+@pytest.mark.parametrize("streams", [False, True])
+def test_a_policy_that_gives_up_in_whatever_way_fails_its_reply_and_is_waited_for_by_nobody(
+    error, streams
+):
+    def give_up(prompt):
+        raise error
+
+    class Quitter(Streamer):
+        def stream(self, prompt):
+            yield "Well"
+            raise error
+
+    one = session("talk", "p", players={"p": Quitter() if streams else ToyPolicy(give_up)})
+    one.say("Hi")
+    list(one.answer())
+    assert one.path[-1].role == "notice" and type(error).__name__ in one.path[-1].text
+    assert one.due is (Due.PERSON if streams else Due.POLICY)
 
 
 def test_a_bug_in_a_policy_that_streams_fails_its_reply_only_and_keeps_what_came():

@@ -1,6 +1,7 @@
 """A policy behind an endpoint, in the client: its words as they come, and what breaks them off."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -8,26 +9,20 @@ import pytest
 from heartloop.chat.cast import Way, way
 from heartloop.chat.session import Due, Session
 from heartloop.chat.store import Store
+from heartloop.errors import EpisodeFailure
 from heartloop.policy.base import make_policy
 from heartloop.policy.loops import Budget
 from heartloop.policy.loops.dialogue import companion
 from tests.chat.parts import Streamer, cast, session
 from tests.chat.screen import at_screen
 from tests.fakes import ToyPolicy
-from tests.faults import FaultServer
+from tests.faults import FaultServer, gone
 
 SAID = "one two three four five six"
 
 
 def spec(server, options=""):
     return f"openai:toy@{server.base_url}{options}"
-
-
-def gone(server):
-    end = time.monotonic() + 5
-    while server.flying:
-        assert time.monotonic() < end, "the server still writes"
-        time.sleep(0.01)
 
 
 def test_a_reply_of_an_endpoint_grows_on_the_disk_as_its_words_come(tmp_path):
@@ -125,8 +120,7 @@ def test_the_screen_says_what_is_waited_for_and_esc_keeps_what_came(tmp_path):
         async def do(screen):
             screen.app.query_one("#composer").load_text("Hi")
             await screen.pilot.press("enter")
-            while "toy speaks" not in status(screen):
-                await asyncio.sleep(0.01)
+            await screen.until(lambda: "toy speaks" in status(screen))
             assert "Esc breaks it off and keeps what came" in status(screen)
             await screen.press("escape")
             assert "one" in screen.shown and "your move" in screen.shown
@@ -157,26 +151,44 @@ class Named:
 def test_the_screen_says_whether_words_drafts_or_a_whole_reply_are_waited_for(
     policy, says, tmp_path
 ):
-    def slow(prompt):
-        time.sleep(0.3)
+    seen = threading.Event()
+
+    def held(prompt):
+        assert seen.wait(60)
         return "Hm."
 
-    players = {
-        "words": Streamer(pause=0.3),
-        "whole": ToyPolicy(slow),
-        "drafts": drafting(ToyPolicy(slow)),
-    }
+    class Held(Streamer):
+        def stream(self, prompt):
+            yield held(prompt)
+
+    players = {"words": Held(), "whole": ToyPolicy(held), "drafts": drafting(ToyPolicy(held))}
 
     async def do(screen):
         screen.app.query_one("#composer").load_text("Hi")
         await screen.pilot.press("enter")
-        end = time.monotonic() + 10
-        while says not in status(screen):
-            assert time.monotonic() < end, status(screen)
-            await asyncio.sleep(0.005)
+        await screen.until(lambda: says in status(screen))
+        seen.set()
         await screen.rest()
+        assert screen.session.path[-1].text == "Hm."
 
     at_screen(tmp_path, do, toy=players[policy])
+
+
+def test_the_notice_of_a_failure_is_not_said_to_be_spoken(tmp_path):
+    told = []
+
+    def fail(prompt):
+        raise EpisodeFailure("no line")
+
+    async def do(screen):
+        write = screen.app._status
+        screen.app._status = lambda text: (told.append(text), write(text))
+        await screen.type("Hi")
+        assert "gave no reply: no line" in screen.shown
+
+    at_screen(tmp_path, do, toy=ToyPolicy(fail))
+    assert any("works on a reply" in text for text in told)
+    assert not any("speaks" in text for text in told)
 
 
 def drafting(policy):
