@@ -16,6 +16,7 @@ import json
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from crisis import LINES, RISKS, SCENARIOS
@@ -69,13 +70,29 @@ def fit(rows: Rows, risky: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, 
 
 def everyday() -> list[str]:
     """What the people of the shipped scenarios say first, and what befell them."""
-    rows = [json.loads(row) for file in sorted(SCENARIOS.glob("*.jsonl")) for row in file.open()]
     said = dict[str, None]()
-    for row in rows:
+    for row in (row for file in sorted(SCENARIOS.glob("*.jsonl")) for row in rows_of(file)):
         told = row["situation"]
         lines = (row["opener"], told["cause"], told["tried"], told["stuck"], *told["facts"])
         said |= dict.fromkeys(lines)
     return list(said)
+
+
+def rows_of(file: Path) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines."""
+    with file.open(encoding="utf-8") as rows:
+        return [json.loads(row) for row in rows]
+
+
+def labelled() -> list[tuple[str, str, str]]:
+    """Round, kind and text of every line."""
+    rounds = tomllib.loads(LINES.read_text("utf-8"))
+    return [
+        (name, kind, line)
+        for name, kinds in rounds.items()
+        for kind, lines in kinds.items()
+        for line in lines
+    ]
 
 
 def main() -> None:
@@ -84,17 +101,12 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="write nothing")
     parser.add_argument("sentences", type=Path)
     given = parser.parse_args()
-    rounds = tomllib.loads(LINES.read_text("utf-8"))
-    labelled = [
-        (name, kind, line)
-        for name, kinds in rounds.items()
-        for kind, lines in kinds.items()
-        for line in lines
-    ]
-    names, kinds = (np.array([row[n] for row in labelled]) for n in (0, 1))
+    known = labelled()
+    names, kinds = (np.array([row[n] for row in known]) for n in (0, 1))
+    rounds = dict.fromkeys(name for name, _, _ in known)
     risky = np.isin(kinds, RISKS)
-    rows = Rows([risk.likeness_places(line) for _, _, line in labelled])
-    told = (json.loads(row)["text"] for row in given.sentences.open(encoding="utf-8"))
+    rows = Rows([risk.likeness_places(line) for _, _, line in known])
+    told = [row["text"] for row in rows_of(given.sentences)]
     lines = [*everyday(), *(line for line in told if not risk.by_rules(line))]
     calm = [risk.likeness_places(line) for line in lines]
 
@@ -103,7 +115,7 @@ def main() -> None:
         truth = np.r_[risky[chosen], np.zeros(len(calm))]
         return fit(Rows([*rows.some(chosen), *calm]), truth, counts)
 
-    unseen = np.zeros(len(labelled))
+    unseen = np.zeros(len(known))
     for name in rounds:
         weights, bias = learnt(names != name)
         unseen[names == name] = (rows.scores(weights) + bias)[names == name]
@@ -116,7 +128,7 @@ def main() -> None:
         cells.append(over[~risky[names == name]])
         print(f"| {name} | {' | '.join(f'{c.sum()}/{len(c)}' for c in cells)} |")
     if not given.check:
-        write(*learnt(np.ones(len(labelled), bool)), threshold)
+        write(*learnt(np.ones(len(known), bool)), threshold)
 
 
 def write(weights: np.ndarray, bias: float, threshold: float) -> None:
@@ -128,8 +140,13 @@ def write(weights: np.ndarray, bias: float, threshold: float) -> None:
 
 
 def taught() -> bytes:
-    """What the weights follow from, as far as a reader can check it quickly."""
-    return hashlib.sha256(LINES.read_bytes()).digest()
+    """What the weights follow from, as far as a reader can check it quickly.
+
+    The lines, and where the weights of each lie, in which every change of a feature shows.
+    """
+    places = [risk.likeness_places(line) for _, _, line in labelled()]
+    told = LINES.read_bytes() + json.dumps([likeness.SIZE, places]).encode()
+    return hashlib.sha256(told).digest()
 
 
 if __name__ == "__main__":

@@ -40,6 +40,10 @@ def wheel(tmp_path_factory) -> list[str]:
         "heartloop/simusers/grammar/en.toml",
         "heartloop/simusers/scenarios/train.jsonl",
         "heartloop/simusers/scenarios/test.jsonl",
+        "heartloop/chat/app.tcss",
+        "heartloop/chat/care.toml",
+        "heartloop/chat/likeness.bin",
+        "heartloop/chat/risk.toml",
         "heartloop/policy/seedling/weights/model.safetensors",
     ],
 )
@@ -54,6 +58,21 @@ def test_the_wheel_holds_nothing_else_at_its_root(wheel):
 def test_git_tracks_the_env_room():
     command = ["git", "check-ignore", "--no-index", "heartloop/env/dialogue.py"]
     assert subprocess.run(command, cwd=ROOT, check=False, capture_output=True).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "attributes"),
+    [("heartloop/chat/likeness.bin", {"text": "unset"}),
+     ("heartloop/policy/seedling/weights/model.safetensors", {"text": "unset"}),
+     ("tests/chat/crisis.toml", {"text": "set", "eol": "lf"})],
+)  # fmt: skip
+def test_git_leaves_the_bytes_of_what_is_hashed_or_packed_as_they_are(path, attributes):
+    command = ["git", "check-attr", *attributes, "--", path]
+    done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip("no git repository")
+    found = dict(line.split(": ")[1:] for line in done.stdout.splitlines())
+    assert found == attributes
 
 
 def test_the_shipped_weights_fit_in_12_megabytes():

@@ -32,7 +32,7 @@ class Weights(NamedTuple):
     unit: float
     threshold: float
     taught: bytes
-    """SHA-256 of the lines and the features they were learnt from."""
+    """SHA-256 of the lines they were learnt from, their features and the number of weights."""
     values: memoryview
 
 

@@ -1,15 +1,21 @@
-import hashlib
+import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from heartloop.chat import care, likeness
+from heartloop.chat import care, likeness, risk
 from heartloop.chat.risk import by_rules
 from heartloop.chat.session import Due
 from heartloop.errors import UnknownName
 from tests.chat.parts import session
 from tests.fakes import ToyPolicy
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import crisis_weights
 
 ROUNDS = tomllib.loads((Path(__file__).parent / "crisis.toml").read_text("utf-8"))
 KINDS = ("explicit", "indirect", "negated", "idiom", "plain")
@@ -288,11 +294,40 @@ def test_a_slip_of_one_letter_is_read(typed):
     assert not care.risk("he does it himself and I help myself to cake")
 
 
-def test_the_weights_are_those_learnt_from_the_lines_as_they_are():
-    lines = (Path(__file__).parent / "crisis.toml").read_bytes()
+def test_the_weights_are_those_learnt_from_the_lines_and_features_as_they_are():
     known = likeness.weights()
-    assert known.taught == hashlib.sha256(lines).digest(), "run benchmarks/crisis_weights.py"
+    assert known.taught == crisis_weights.taught(), "run benchmarks/crisis_weights.py"
     assert len(known.values) == likeness.SIZE
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "other"),
+    [
+        (likeness, "_PIECE", 5), (likeness, "SIZE", 1 << 17),
+        (likeness, "_english", lambda spoken: [f"w{word}" for word in spoken]),
+        (likeness, "_chinese", lambda text: [f"z{sign}" for sign in text]),
+        (risk, "_spelled", str), (risk, "_without_idioms", lambda sentence: sentence),
+        (risk, "_COMMA", re.compile(",")),
+    ],
+)  # fmt: skip
+def test_weights_learnt_from_other_features_are_known_to_be(module, name, other, monkeypatch):
+    monkeypatch.setattr(module, name, other)
+    assert likeness.weights().taught != crisis_weights.taught()
+
+
+def test_everyday_lines_are_read_as_utf_8_and_their_files_closed():
+    read = "import crisis_weights; print(len(crisis_weights.everyday()))"
+    words = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning:crisis_weights",
+             "-W", "always::ResourceWarning", "-c", read]  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=Path(crisis_weights.__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "ResourceWarning" not in done.stderr, done.stderr
+    assert int(done.stdout) > 1000
 
 
 def test_what_no_rule_knows_may_still_read_like_risk_and_is_put_down_as_indirect():
