@@ -75,8 +75,10 @@ class VllmSampler:
 
         import torch
 
-        self._engine.llm_engine.engine_core.shutdown()
+        # Not by the engine's own shutdown: that ends what all engines of a process share.
+        self._engine.llm_engine.engine_core.engine_core.model_executor.shutdown()
         del self._engine
+        gc.unfreeze()  # an engine hides what it began with from the collector
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

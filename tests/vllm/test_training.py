@@ -122,6 +122,15 @@ def test_an_engine_that_is_closed_gives_its_memory_back(place, tmp_path):
     assert not Path(sampler._folder.name).exists()
 
 
+def test_an_engine_that_is_closed_leaves_others_as_they_were(place, tmp_path):
+    speaker = LanguageModel.load(place)
+    with closing(Sampler(speaker, recipe(place, tmp_path))) as kept:
+        kept.sync_weights()
+        first = check_in_step(kept, speaker)
+        Sampler(speaker, recipe(place, tmp_path)).close()
+        assert check_in_step(kept, speaker) == first
+
+
 def trained(config):
     train(config, console=Console(file=io.StringIO()))
     return [json.loads(line) for line in (config.run.out / "metrics.jsonl").open()]
