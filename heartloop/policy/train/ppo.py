@@ -91,7 +91,9 @@ class Critic(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy here
         """Values of the states before the last tokens where `mask` is set, shape (tokens,)."""
         if states is None:
             states = self.states(ids, attention, mask)
-        values: Tensor = self.head(states)
+        # In half precision values near 1 would be apart by half a point of emotion.
+        with torch.autocast(states.device.type, enabled=False):
+            values: Tensor = self.head(states)
         return values.squeeze(-1)
 
 
@@ -198,7 +200,7 @@ class PpoTrainer(DialogueTrainer):
     def _valued(self, part: _Part) -> Tensor:
         with self.accelerator.autocast():
             values: Tensor = self._critic(part.ids, part.attention, part.mask, states=part.states)
-        return values.float()
+        return values
 
     def _whitened(self, advantages: Tensor, mask: Tensor) -> Tensor:
         """Advantages of mean 0 and spread 1 over all processes' tokens, unless all are equal."""

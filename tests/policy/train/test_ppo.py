@@ -113,6 +113,18 @@ def test_the_head_of_a_critic_lies_where_its_trunk_does(speaker):
     assert {p.device.type for p in ppo.Critic(network, 8).parameters()} == {"meta"}
 
 
+def test_values_are_exact_where_the_network_computes_in_half_precision(speaker):
+    critic = ppo.Critic.like(speaker.model)
+    torch.nn.init.normal_(critic.head[-1].weight)
+    ids = torch.arange(3, 15).reshape(2, 6)
+    seen = ids, torch.ones_like(ids), torch.ones(2, 4, dtype=torch.bool)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        states = critic.states(*seen)
+        values = critic(*seen, states=states)
+    assert values.dtype is states.dtype is torch.float32
+    assert torch.equal(values, critic.head(states).squeeze(-1))
+
+
 @pytest.mark.parametrize("learns", [False, True])
 def test_a_trunk_that_learns_saves_memory_where_the_policy_does(speaker, learns):
     policy = copy.deepcopy(speaker.model)
