@@ -27,7 +27,7 @@ POLICY = ToyPolicy(lambda prompt: f"That sounds hard. {'Tell me more. ' * (promp
 HEALTH = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,
-    "health_check_timeout_ms": 2000,  # a healthy node may have to wait for the processor
+    "health_check_timeout_ms": 10_000,  # a healthy node may have to wait for the processor
     "health_check_failure_threshold": 3,
 }
 
@@ -43,10 +43,25 @@ def cluster():
         nodes.add_node(num_cpus=1, object_store_memory=100_000_000)
         ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
         nodes.wait_for_nodes()
+        spread()
         yield nodes
     finally:
         ray.shutdown()
         nodes.shutdown()
+
+
+def spread():
+    """Wait until actors are put on all three nodes: what places them hears of nodes with delay."""
+    end = time.monotonic() + 60
+    node = ray.remote(num_cpus=0, scheduling_strategy="SPREAD")(lambda: node_here())
+    while len(set(ray.get([node.remote() for _ in range(6)]))) < 3:
+        assert time.monotonic() < end, "a node is never used"
+        time.sleep(0.1)
+
+
+def node_here():
+    """The node that this process lives on."""
+    return ray.get_runtime_context().get_node_id()
 
 
 def alive(pid):
