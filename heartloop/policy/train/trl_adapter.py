@@ -203,7 +203,7 @@ class DialogueTrainer(GRPOTrainer):  # type: ignore[misc]  # trl is untyped to m
             ).last_hidden_state[:, -logits_to_keep - 1 : -1][self._sampled]
             logits = model.get_output_embeddings()(states).float() / self.temperature
         chosen = input_ids[:, -logits_to_keep:][self._sampled]
-        return *scatter(logits, chosen, self._sampled), None
+        return *scatter(logits, chosen, self._sampled, self.entropy_coef != 0), None
 
 
 def trunk(model: Any) -> Any:
@@ -211,17 +211,20 @@ def trunk(model: Any) -> Any:
     return (model.get_base_model() if hasattr(model, "peft_config") else model).base_model
 
 
-def scatter(logits: Tensor, chosen: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def scatter(
+    logits: Tensor, chosen: Tensor, places: Tensor, bonus: bool = False
+) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of chosen tokens at their places, 0 elsewhere.
 
     Args:
         logits: Shape (tokens, vocabulary).
         chosen: Shape (tokens,).
         places: True at as many places as there are tokens, shape (rows, columns).
+        bonus: Whether the entropy is learnt from, and not shown only: it then has a gradient.
     """
     chances = torch.log_softmax(logits, dim=-1)
     taken = chances.gather(1, chosen[:, None]).squeeze(1)
-    with torch.no_grad():
+    with torch.set_grad_enabled(bonus and torch.is_grad_enabled()):
         spread = -(chances.exp() * chances).sum(-1)
     empty = torch.zeros(places.shape, device=logits.device)
     return empty.masked_scatter(places, taken), empty.masked_scatter(places, spread)

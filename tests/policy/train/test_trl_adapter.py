@@ -27,7 +27,7 @@ CONFIG = settings.settings(
 class Stage:
     """A trainer and the batches that it played."""
 
-    def __init__(self, speaker, folder, scenarios=SCENARIOS, make=EMBEDDED):
+    def __init__(self, speaker, folder, scenarios=SCENARIOS, make=EMBEDDED, config=CONFIG):
         self.batches: list[list[Task]] = []
         self.rollouts = []
         driver = Driver(LocalWorld(make), speaker, reward("final"), 8, 1.0)
@@ -39,8 +39,8 @@ class Stage:
 
         prompts = [trl_adapter.encode([(i, 100 + i)]) for i in range(2)]
         self.trainer = trl_adapter.DialogueTrainer(
-            speaker.model, speaker.tokenizer, trl_adapter.arguments(CONFIG, str(folder), 1),
-            prompts, scenarios, play, CONFIG,
+            speaker.model, speaker.tokenizer, trl_adapter.arguments(config, str(folder), 1),
+            prompts, scenarios, play, config,
         )  # fmt: skip
         self.prompts = [p for p in prompts for _ in range(3)]
 
@@ -99,8 +99,12 @@ def test_masked_tokens_get_no_gradient(speaker, tmp_path, monkeypatch):
     assert (logps.grad[~sampled] == 0).all()
 
 
-def test_scoring_the_sampled_tokens_only_changes_neither_loss_nor_gradient(speaker, tmp_path):
-    stage = Stage(speaker, tmp_path)
+@pytest.mark.parametrize("entropy", [0.0, 0.1])
+def test_scoring_the_sampled_tokens_only_changes_neither_loss_nor_gradient(
+    speaker, tmp_path, entropy
+):
+    config = CONFIG.model_copy(update={"rl": CONFIG.rl.model_copy(update={"entropy": entropy})})
+    stage = Stage(speaker, tmp_path, config=config)
     inputs = stage.inputs()
     inputs["advantages"] = torch.linspace(-1.0, 1.0, 6)
     model, results = stage.trainer.model, []
