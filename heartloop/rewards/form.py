@@ -74,6 +74,18 @@ def format_gate(episode: Episode) -> Score:
     return Score(value=float(all(_is_well_formed(reply, thinks) for reply in replies)))
 
 
+@measure("thinking", gate=True)
+def thinking_gate(episode: Episode) -> Score:
+    """1 when every reply is one complete think block followed by its text, else 0.
+
+    For a policy that was told to think: `format` also opens for one that never does.
+    """
+    replies = _replies(episode)
+    if not replies:
+        return _mean([])
+    return Score(value=float(all(_is_well_formed(reply, thinks=True) for reply in replies)))
+
+
 def _thinks(reply: Reply) -> bool:
     return reply.think is not None or bool(_TAG.search(reply.raw or reply.text))
 

@@ -37,13 +37,15 @@ def test_the_format_gate_opens_for_well_formed_replies_only(
     replies: list[str], expected: int
 ) -> None:
     assert value("format", *replies) == expected
+    all_think = all(reply.startswith("<think>") for reply in replies)
+    assert value("thinking", *replies) == expected * all_think
 
 
 def test_a_thought_that_was_not_parsed_from_the_raw_text_is_not_well_formed() -> None:
     forged = Reply(text="Hello there.", think="made up", raw="Hello there.")
     turn = Turn(reply=forged, reaction=Reaction(text="Hm.", emotion=40))
     episode = toy_episode("x").model_copy(update={"turns": (turn,)})
-    assert reward("format")(episode).value == 0
+    assert reward("format")(episode).value == reward("thinking")(episode).value == 0
 
 
 def test_length_is_full_within_the_band_and_fades_outside() -> None:
@@ -106,7 +108,7 @@ def test_a_language_without_a_known_script_gives_no_score() -> None:
     assert "'tlh'" in score.why
 
 
-@pytest.mark.parametrize("name", ["format", "length", "repetition", "language"])
+@pytest.mark.parametrize("name", ["format", "thinking", "length", "repetition", "language"])
 def test_an_episode_without_replies_gives_no_score(name: str) -> None:
     assert reward(name)(toy_episode()).value is None
 
@@ -115,6 +117,7 @@ def test_an_episode_without_replies_gives_no_score(name: str) -> None:
     ("name", "better", "worse"),
     [
         ("format", THOUGHT, "<think>" + THOUGHT),
+        ("thinking", THOUGHT, "That sounds hard."),
         ("length", "word " * 20, "word " * 140),
         ("repetition", "a b c d e f", "a b c a b c a b c"),
         ("language", "I hear you, and this is hard for you.", "Ich höre dich, das ist so schwer."),
