@@ -16,7 +16,7 @@ from heartloop.llm.base import ChatModel
 from heartloop.types import Value
 
 if TYPE_CHECKING:
-    from heartloop.llm.http import Endpoint
+    from heartloop.llm.endpoint import Endpoint
 
 BACK_ENDS = ("openai", "hf", "vllm")
 FORM = "openai:MODEL@BASE_URL, hf:ID_OR_FOLDER or vllm:ID_OR_FOLDER"
@@ -160,7 +160,7 @@ def _written(value: object) -> str:
 
 @cache
 def _endpoint(url: str, options: HttpOptions) -> Endpoint:
-    from heartloop.llm.http import Endpoint
+    from heartloop.llm.endpoint import Endpoint
     from heartloop.llm.limits import Limits
 
     limits = Limits(

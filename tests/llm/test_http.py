@@ -16,7 +16,7 @@ from aiohttp import web
 from heartloop.errors import CallFailure, EndpointFailure, InvalidInput
 from heartloop.llm import LEDGER, Decoding, complete, make_model
 from heartloop.llm.base import event_loop, wait
-from heartloop.llm.http import LARGEST
+from heartloop.llm.endpoint import LARGEST
 from heartloop.llm.wire import Unreadable, read_answer
 from heartloop.types import Message
 from tests.faults import BROKEN, FAULTS, FaultServer

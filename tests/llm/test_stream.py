@@ -13,7 +13,7 @@ from aiohttp import web
 from heartloop.errors import CallFailure, EndpointFailure
 from heartloop.llm import LEDGER, Decoding, make_model
 from heartloop.llm.base import Calls, StreamingModel, complete, event_loop, pieces, wait
-from heartloop.llm.http import LARGEST
+from heartloop.llm.endpoint import LARGEST
 from heartloop.llm.ledger import bare
 from heartloop.llm.limits import Limits
 from heartloop.llm.wire import Events, Heard
