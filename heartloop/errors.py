@@ -63,6 +63,9 @@ class MissingExtra(HeartloopError, ImportError):
 class EpisodeFailure(HeartloopError):
     """A dialogue that could not be scored."""
 
+    tokens: int | None = None
+    """Sampled before a reply was given up, where that is known."""
+
 
 class CallFailure(EpisodeFailure):
     """A model's answer did not come, or could not be read."""

@@ -148,6 +148,8 @@ class Reply(Value):
     think: str | None = None
     raw: str | None = None
     """The generated text where it differs from `text`."""
+    tokens: int | None = Field(None, ge=0)
+    """Tokens sampled for it, think block included; None where nobody counted."""
 
     @field_validator("text", "think", "raw")
     @classmethod

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import model_validator
 
 from heartloop.types import Value
 
@@ -32,11 +34,18 @@ class Drafts(Value):
     stopped: str = ""
     judge: str = ""
     samples: int = 0
-    words: int = 0
+    tokens: int | None = None
+    """Sampled from the policy; None where it does not report them."""
     seconds: float = 0.0
     chosen: int | None = None
     """Which draft was said; None where another text was written from them."""
     drafts: tuple[Draft, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counted_words_once(cls, row: Any) -> Any:
+        """Sessions from before tokens were counted hold words in their place."""
+        return {k: v for k, v in row.items() if k != "words"} if isinstance(row, dict) else row
 
     @property
     def about(self) -> str:
@@ -51,7 +60,7 @@ def drafts(trace: Trace) -> Drafts:
     """What may be seen of a trace."""
     return Drafts(
         loop=trace.loop, policy=trace.policy, how=trace.how, stopped=trace.stopped,
-        judge=trace.judge, samples=trace.samples, words=trace.words, seconds=trace.seconds,
+        judge=trace.judge, samples=trace.samples, tokens=trace.tokens, seconds=trace.seconds,
         chosen=trace.chosen, drafts=tuple(map(_draft, trace.attempts)),
     )  # fmt: skip
 

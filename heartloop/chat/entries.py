@@ -61,6 +61,7 @@ class Entry(Value):
     text: str
     think: str | None = None
     raw: str | None = None
+    tokens: int | None = None
     cut: bool = False
     """Broken off before its end, by the person or by a crash."""
     referral: bool = False
@@ -75,7 +76,7 @@ class Entry(Value):
     @property
     def reply(self) -> Reply:
         """The message as the policy's reply."""
-        return Reply(text=self.text, think=self.think, raw=self.raw)
+        return Reply(text=self.text, think=self.think, raw=self.raw, tokens=self.tokens)
 
     @property
     def message(self) -> Message:

@@ -84,7 +84,6 @@ def laid_out(episode: Episode) -> Iterator[Entry]:
 
     yield entry("user", person, episode.opening.text, reaction=episode.opening)
     for turn in episode.turns:
-        said = turn.reply
-        yield entry("assistant", episode.policy, said.text, think=said.think, raw=said.raw)
+        yield entry("assistant", episode.policy, **turn.reply.model_dump())
         if turn.reaction:
             yield entry("user", person, turn.reaction.text, reaction=turn.reaction)

@@ -66,7 +66,8 @@ def tried(entry: Entry | None) -> Text:
         return Text("No loop ran. One does with a policy such as heart:seedling.", style="dim")
     run = entry.drafts
     text = Text(plain(f"{run.loop} around {run.policy}\n"), style="bold")
-    cost = f"{run.samples} calls, {run.words} words, {run.seconds:.1f} s"
+    tokens = "" if run.tokens is None else f"{run.tokens} tokens, "
+    cost = f"{run.samples} calls, {tokens}{run.seconds:.1f} s"
     judged = f"\nscores: estimates by {run.judge}" if run.judge else "\nno judge: none is scored"
     text.append(
         plain(f"chosen by {run.how}\nstopped: {run.stopped}\n{cost}{judged}\n"), "dim not bold"

@@ -128,11 +128,26 @@ def repeatability(
 def solve(
     tasks: Annotated[Path, typer.Argument(help="File of questions with answers.")],
     policy: Annotated[str, typer.Option(help="Who answers, as in evaluate.")],
-    loop: Annotated[list[str], typer.Option(help="Test-time loop; each is an arm.")],
+    loop: Annotated[
+        list[str],
+        typer.Option(help="Test-time loop, an arm each; emotion-prompt:EP08 for that stimulus."),
+    ],
     control: Annotated[str | None, typer.Option(help="The arm others are compared to.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Calls of the policy for a task.")] = 5,
-    words: Annotated[int | None, typer.Option(min=1, help="Most words for a task.")] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens the policy samples for a task.")
+    ] = None,
     seconds: Annotated[float | None, typer.Option(min=0, help="Most waiting for a task.")] = None,
+    verifier: Annotated[
+        str | None,
+        typer.Option(
+            help="What checks all answers, in place of what each task says: a name, fact:MODEL for "
+            "a model that grades, MODULE:FUNCTION."
+        ),
+    ] = None,
+    cues: Annotated[
+        Path | None, typer.Option(help="TOML or JSON file of cues in place of heartloop's own.")
+    ] = None,
     oracle: Annotated[bool, typer.Option("--oracle", help="Let the verifier stop loops.")] = False,
     at_once: Annotated[int, typer.Option(min=1, help="Tasks under way at a time.")] = 8,
     seed: Seed = 0,
@@ -144,14 +159,16 @@ def solve(
 ) -> None:
     """Answer questions with test-time loops, side by side."""
     from heartloop.policy.base import make_policy
-    from heartloop.policy.loops import Budget
+    from heartloop.policy.loops import Budget, bank
     from heartloop.policy.loops.arms import draw, solve_arms
     from heartloop.policy.loops.summary import table
     from heartloop.policy.loops.tasks import load
+    from heartloop.rewards.verifiers import verifier as read_verifier
 
-    budget = Budget(samples=samples, words=words, seconds=seconds)
+    budget = Budget(samples=samples, tokens=tokens, seconds=seconds)
     rows = solve_arms(
-        loop, make_policy(policy), load(tasks), budget=budget, control=control, oracle=oracle,
+        loop, make_policy(policy), load(tasks), budget=budget, cues=bank(cues),
+        verifier=read_verifier(verifier) if verifier else None, control=control, oracle=oracle,
         at_once=at_once, seed=seed, out=out, resume=resume,
     )  # fmt: skip
     if as_json:

@@ -47,7 +47,9 @@ class ChatPolicy:
     async def _one(self, prompt: Prompt) -> Reply | EpisodeFailure:
         try:
             said = await self.model(_messages(prompt.history), self._drawn(prompt), "policy")
-            return _read(said.text, f"{said.model} (finish {said.finish!r})")
+            who = f"{said.model} (finish {said.finish!r})"
+            # No answer has no tokens: 0 is a server that does not count.
+            return _read(said.text, who, said.completion_tokens or None)
         except CallFailure as failure:
             return failure
 
@@ -83,17 +85,19 @@ def chat_policy(model: ChatModel, name: str, decoding: Decoding) -> ChatPolicy:
     return ChatPolicy(model, name, decoding)
 
 
-def _read(said: str, who: str) -> Reply:
+def _read(said: str, who: str, tokens: int | None = None) -> Reply:
     """The reply; an answer in which nothing is said to the person is none."""
     reply = Reply.parse(said)
     if not reply.text.strip() or (
         reply.think is None and reply.text.lstrip().startswith("<think>")
     ):
-        raise CallFailure(
+        failure = CallFailure(
             f"{who} said nothing to the person: {said!r:.80}; "
             "more max_tokens may help where it was still thinking"
         )
-    return reply
+        failure.tokens = tokens
+        raise failure
+    return reply.model_copy(update={"tokens": tokens})
 
 
 def _messages(history: Sequence[Message]) -> list[Message]:

@@ -179,7 +179,7 @@ class LanguageModel:
 
     def reply(self, ids: Sequence[int]) -> Reply:
         """The reply that sampled ids spell."""
-        return Reply.parse(self.text(ids))
+        return Reply.parse(self.text(ids)).model_copy(update={"tokens": len(ids)})
 
     def stream(self, context: Sequence[int], sampling: Sampling, seed: int) -> Iterator[int]:
         """The ids that `generate` would sample for one context, as they are drawn."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from heartloop.errors import CallFailure
 from heartloop.llm import ChatModel, Decoding, complete
+from heartloop.llm.ledger import bare
 from heartloop.rewards.answers import Grade, Question, graded, plain
 from heartloop.types import Message, Score
 
-VERSION = "1.0"
+VERSION = "1.1"
 """Changes with the question put to the model and with how its verdict is read."""
 _LETTERS = {"a": Grade.CORRECT, "b": Grade.INCORRECT, "c": Grade.NOT_ATTEMPTED}
 
@@ -52,11 +53,12 @@ class FactJudge:
     @property
     def id(self) -> str:
         """The judge with the version of its question, what it takes off, and its model."""
-        return f"fact-judge/{VERSION}:{self.wrong:g}+{self.model.spec}"
+        return f"fact-judge/{VERSION}:{self.wrong:g}+{bare(self.model.spec)}"
 
     def __call__(self, question: Question, text: str) -> Score:
         """The grade the model gives; None where the call failed or its words are no grade."""
-        filled = _JUDGE.format(question=question.text, gold=question.answers[0], answer=text)
+        gold = " or ".join(question.answers)
+        filled = _JUDGE.format(question=question.text, gold=gold, answer=text)
         try:
             said = complete(
                 self.model, [Message(role="user", content=filled)], Decoding(), "judge"

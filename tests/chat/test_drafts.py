@@ -13,7 +13,7 @@ from heartloop.types import Score
 from tests.chat.parts import cast, session, talk
 from tests.fakes import ToyPolicy
 
-CUES = [cue.text for cue in bank(*HEART)]
+CUES = [cue.text for cue in bank().cues(*HEART)]
 
 
 class Judge:
@@ -28,10 +28,18 @@ class Judge:
         return Score(value=None if number == 2 else number / 10, why="")
 
 
+class Counting(ToyPolicy):
+    """Reports a token for each word."""
+
+    def __call__(self, prompts):
+        replies = super().__call__(prompts)
+        return [r.model_copy(update={"tokens": len(r.text.split())}) for r in replies]
+
+
 def loop(answer=None, **fields):
     """HEART around a policy that counts its drafts."""
     drawn = iter(range(1, 100))
-    policy = ToyPolicy(answer or (lambda prompt: f"Draft {next(drawn)}"))
+    policy = Counting(answer or (lambda prompt: f"Draft {next(drawn)}"))
     return make_loop("heart", policy, budget=Budget(samples=3), dialogue=True, **fields)
 
 
@@ -44,7 +52,7 @@ def test_what_a_loop_tried_is_kept_with_its_reply_and_comes_back(tmp_path):
     assert [draft.value for draft in found.drafts] == [0.1, None, 0.3]
     assert [draft.text for draft in found.drafts] == ["Draft 1", "Draft 2", "Draft 3"]
     assert found.drafts[0].emotion == "" and found.drafts[1].emotion in HEART
-    assert (found.judge, found.samples, found.words) == ("toy judge", 3, 6)
+    assert (found.judge, found.samples, found.tokens) == ("toy judge", 3, 6)
     assert Session.reopen(store, 1, cast(), "us").path == one.path
     store.close()
 
@@ -82,9 +90,11 @@ def test_the_panel_shows_every_draft_as_text():
     one = talk(session("talk", "l", players={"l": loop(judge=Judge())}), "I am sad")
     text = tried(one.path[-1]).plain
     parts = ["heart around toy-policy", "chosen by best_reward", "estimates by toy judge"]
-    parts += ["3 calls, 6 words", "1 · 0.10", "0.30 · said", "Draft 2"]
+    parts += ["3 calls, 6 tokens, ", "1 · 0.10", "0.30 · said", "Draft 2"]
     assert [part for part in parts if part not in text] == []
     assert "No loop ran" in tried(None).plain
+    silent = one.path[-1].drafts.model_copy(update={"tokens": None})
+    assert "tokens" not in tried(one.path[-1].model_copy(update={"drafts": silent})).plain
     evil = one.path[-1].drafts.model_copy(update={"drafts": (Draft(text="\x1b]0;x\x07[red]"),)})
     shown = tried(one.path[-1].model_copy(update={"drafts": evil})).plain
     assert "\x1b" not in shown and "[red]" in shown
@@ -93,3 +103,10 @@ def test_the_panel_shows_every_draft_as_text():
 def test_sessions_kept_before_there_were_drafts_still_open():
     row = {"id": 1, "parent": None, "role": "user", "author": "you", "text": "Hi"}
     assert Entry.model_validate_json(json.dumps(row)).drafts is None
+
+
+def test_sessions_kept_before_tokens_were_counted_still_open():
+    run = {"loop": "heart", "policy": "p", "samples": 3, "words": 6}
+    row = {"id": 1, "parent": None, "role": "assistant", "author": "p", "text": "Hi", "drafts": run}
+    found = Entry.model_validate_json(json.dumps(row)).drafts
+    assert (found.samples, found.tokens) == (3, None)

@@ -18,7 +18,8 @@ class Model:
 
     spec = "toy:model"
 
-    def __init__(self, answer=None):
+    def __init__(self, answer=None, tokens=0):
+        self._tokens = tokens
         self._answer = answer or (lambda messages, decoding: f"{decoding.seed % 7} words heard")
         self.seen, self.now, self.most = [], 0, 0
 
@@ -28,7 +29,8 @@ class Model:
         self.most = max(self.most, self.now)
         await asyncio.sleep(0.01)
         self.now -= 1
-        return Completion(text=self._answer(messages, decoding), model="toy")
+        text = self._answer(messages, decoding)
+        return Completion(text=text, model="toy", completion_tokens=self._tokens)
 
 
 def policy(model):
@@ -81,6 +83,14 @@ def test_an_answer_that_says_nothing_is_no_reply(said):
     (failure,) = policy(Model(lambda messages, decoding: said))(prompts("hello"))
     assert isinstance(failure, CallFailure)
     assert "said nothing to the person" in str(failure)
+
+
+@pytest.mark.parametrize(("told", "known"), [(7, 7), (0, None)])
+def test_a_reply_has_the_tokens_that_the_server_tells_of_and_silence_is_not_none(told, known):
+    (reply,) = policy(Model(tokens=told))(prompts("hello"))
+    assert reply.tokens == known
+    (failure,) = policy(Model(lambda messages, decoding: "<think>hm", told))(prompts("hello"))
+    assert failure.tokens == known
 
 
 def test_a_dead_endpoint_ends_the_run():

@@ -28,7 +28,7 @@ def traces(**options):
 
 
 def cue_free(messages):
-    cues = bank(*EKMAN)
+    cues = bank().cues(*EKMAN)
     return not any(leaked(cue.text, m["content"]) for m in messages for cue in cues)
 
 

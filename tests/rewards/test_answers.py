@@ -17,9 +17,10 @@ from heartloop.rewards.answers import (
     canonical,
     final_answer,
     graded,
-    verifier,
 )
 from heartloop.rewards.fact_judge import FactJudge, read_grade
+from heartloop.rewards.verifiers import verifier
+from tests.faults import FaultServer
 from tests.paths import data
 
 
@@ -193,6 +194,28 @@ def test_a_judge_that_does_not_answer_gives_no_score():
     assert (score.value, "gone" in score.why) == (None, True)
 
 
+def test_a_judge_is_told_every_answer_that_counts_as_right():
+    asked = []
+
+    def grade(messages, decoding):
+        asked.append(messages[-1].content)
+        return "correct"
+
+    FactJudge(ScriptedModel(grade))(question("St Petersburg", "Leningrad"), "Leningrad")
+    assert "Right answer: St Petersburg or Leningrad\n" in asked[0]
+
+
+def test_a_model_that_grades_facts_is_named_by_its_spec():
+    with FaultServer(lambda body: "not_attempted") as server:
+        judge = verifier(f"fact:openai:grader@{server.base_url}?timeout=9")
+        assert judge.id == f"fact-judge/1.1:0+openai:grader@{server.base_url}"
+        score = judge(question("Paris"), "Rome, perhaps.")
+    assert (score.value, score.parts) == (0, {"not_attempted": 1})
+    for spec, why in (("fact:", "expected a model as"), ("fact:opnai:a@http://b", "back end")):
+        with pytest.raises(InvalidInput, match=why):
+            verifier(spec)
+
+
 def test_a_fact_is_right_wrong_or_withheld():
     assert value("fact", "Rexho Mulliqi", "It was Rexho Mulliqi.") == 1
     withheld = verifier("fact")(question("Rexho Mulliqi"), "I don't know.")
@@ -279,7 +302,7 @@ def test_a_verifier_is_named_with_its_version_and_ones_own_with_its_code():
     assert half.partition("/")[2] != wordy.partition("/")[2]
     assert verifier("math:fsum").id == "math:fsum/unknown"
     kind, strict = (FactJudge(ScriptedModel(["C"]), wrong).id for wrong in (0, -1))
-    assert (kind, strict) == ("fact-judge/1.0:0+scripted", "fact-judge/1.0:-1+scripted")
+    assert (kind, strict) == ("fact-judge/1.1:0+scripted", "fact-judge/1.1:-1+scripted")
 
 
 def test_a_verifier_of_ones_own_keeps_the_name_of_the_code_that_was_loaded(tmp_path, monkeypatch):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Generator, Sequence
-from typing import Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from heartloop.env.play import Prompt
 from heartloop.errors import EpisodeFailure
@@ -52,13 +52,29 @@ class Budget(Value):
 
     samples: int = Field(5, ge=0)
     """Replies drawn from the policy, for whichever purpose."""
-    words: int | None = Field(None, ge=0)
-    """Words generated; policies do not report tokens in one unit."""
+    tokens: int | None = Field(None, ge=0)
+    """Tokens sampled from the policy, as it reports them; one that reports none is refused."""
     seconds: float | None = Field(None, ge=0)
     """Time spent waiting for the policy."""
 
 
-class Attempt(Value):
+class Call(Value):
+    """What a call of the policy took."""
+
+    tokens: int | None = None
+    """Sampled, as the policy reports; None where it does not."""
+    seconds: float = 0.0
+    error: str = ""
+    """Why it is of no use, "" where it is."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counted_words_once(cls, row: Any) -> Any:
+        """Files from before tokens were counted hold words in their place."""
+        return {k: v for k, v in row.items() if k != "words"} if isinstance(row, dict) else row
+
+
+class Attempt(Call):
     """One draft, whatever came of it."""
 
     index: int
@@ -77,9 +93,6 @@ class Attempt(Value):
     passed: bool = False
     report: Score | None = None
     """By the verifier that only measures; the policy never learns of it."""
-    words: int = 0
-    seconds: float = 0.0
-    error: str = ""
 
     @property
     def usable(self) -> bool:
@@ -87,15 +100,12 @@ class Attempt(Value):
         return self.reply is not None and not self.error
 
 
-class Aside(Value):
+class Aside(Call):
     """A call of the policy that was no draft: feedback, a reflection, a comparison."""
 
     purpose: str
     messages: tuple[Message, ...]
     text: str
-    words: int = 0
-    seconds: float = 0.0
-    error: str = ""
 
 
 class Trace(Value):
@@ -104,7 +114,7 @@ class Trace(Value):
     loop: str
     policy: str
     settings: str = ""
-    """What else decides the outcome: selector, context and budget."""
+    """What else decides the outcome: selector, context, budget, and cues of one's own."""
     task: str = ""
     seed: int
     messages: tuple[Message, ...] = ()
@@ -128,19 +138,30 @@ class Trace(Value):
     error: str = ""
 
     @property
-    def samples(self) -> int:
+    def calls(self) -> tuple[Call, ...]:
         """Calls of the policy."""
-        return len(self.attempts) + len(self.asides)
+        return (*self.attempts, *self.asides)
 
     @property
-    def words(self) -> int:
-        """Words generated."""
-        return sum(a.words for a in self.attempts) + sum(a.words for a in self.asides)
+    def samples(self) -> int:
+        """Number of calls."""
+        return len(self.calls)
+
+    @property
+    def tokens(self) -> int | None:
+        """Tokens sampled; None where a reply came without their number.
+
+        A call that failed counts with what it reports: mostly nothing was sampled.
+        """
+        replies = [a for a in self.attempts if a.reply] + [a for a in self.asides if not a.error]
+        if any(call.tokens is None for call in replies):
+            return None
+        return sum(call.tokens or 0 for call in self.calls)
 
     @property
     def seconds(self) -> float:
         """Time spent waiting for the policy."""
-        return sum(a.seconds for a in self.attempts) + sum(a.seconds for a in self.asides)
+        return sum(call.seconds for call in self.calls)
 
 
 def derived(seed: int, *parts: object) -> int:
@@ -155,8 +176,3 @@ def attempt_seed(seed: int, index: int) -> int:
     It does not depend on the cue: arms differ in what the policy is told and in nothing else.
     """
     return seed if index == 0 else derived(seed, "attempt", index)
-
-
-def length(reply: Reply) -> int:
-    """Words of everything that was generated for a reply."""
-    return len((reply.raw or reply.text).split())

@@ -44,6 +44,11 @@ class Coach(Protocol):
         """Samples it draws itself before each attempt but the first."""
         ...
 
+    @property
+    def cues(self) -> tuple[Cue, ...]:
+        """What it may say in other words than the policy's."""
+        ...
+
     def __call__(self, desk: Desk) -> Asking[Note | None]:
         """The note before the next attempt; None to say nothing."""
         ...
@@ -54,6 +59,7 @@ class Silent:
     """Says nothing: attempts are independent."""
 
     asks: int = 0
+    cues: tuple[Cue, ...] = ()
 
     def __call__(self, desk: Desk) -> Asking[Note | None]:
         """Nothing."""
@@ -67,6 +73,11 @@ class Opening:
 
     cue: Cue
     asks: int = 0
+
+    @property
+    def cues(self) -> tuple[Cue, ...]:
+        """The one it gives."""
+        return (self.cue,)
 
     def __call__(self, desk: Desk) -> Asking[Note | None]:
         """The cue as it stands, every time."""
@@ -116,6 +127,7 @@ class Critic:
     """The policy criticises its last draft (Self-Refine, arXiv 2303.17651)."""
 
     asks: int = 1
+    cues: tuple[Cue, ...] = ()
 
     def __call__(self, desk: Desk) -> Asking[Note | None]:
         """What the policy finds wanting."""
@@ -131,6 +143,7 @@ class Reflector:
     """The policy keeps what it learns from its drafts (Reflexion, arXiv 2303.11366)."""
 
     asks: int = 1
+    cues: tuple[Cue, ...] = ()
 
     def __call__(self, desk: Desk) -> Asking[Note | None]:
         """The latest reflections, the new one among them."""
@@ -148,6 +161,7 @@ class Prober:
     """The policy names what its draft lacks, gathers it, and revises."""
 
     asks: int = 2
+    cues: tuple[Cue, ...] = ()
 
     def __call__(self, desk: Desk) -> Asking[Note | None]:
         """What was missing and what was found."""

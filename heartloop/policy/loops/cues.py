@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache, lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
-from heartloop.errors import InvalidInput
+from pydantic import Field, ValidationError, field_validator
+
+from heartloop.errors import InvalidInput, unknown
 from heartloop.types import Value
 
 Valence = Literal["positive", "negative", "neutral"]
@@ -41,62 +44,153 @@ class Cue(Value):
         return len(self.text.split())
 
 
-@cache
-def _data() -> dict[str, Any]:
-    text = files("heartloop.policy.loops").joinpath("cues.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+class Bank(Value):
+    """The cues that loops draw from."""
+
+    groups: dict[str, tuple[Cue, ...]]
+    """By emotion of `EKMAN`, and the controls "neutral", "demand" and "random"."""
+    stimuli: dict[str, Cue]
+    """Of EmotionPrompt, by number: given with the task itself."""
+
+    def cues(self, *groups: str) -> tuple[Cue, ...]:
+        """The cues of some groups.
+
+        Raises:
+            UnknownName: there is no such group.
+        """
+        for group in groups:
+            if group not in self.groups:
+                raise unknown("group of cues", group, self.groups)
+        return tuple(cue for group in groups for cue in self.groups[group])
+
+    def stimulus(self, number: str) -> Cue:
+        """The stimulus of that number.
+
+        Raises:
+            UnknownName: there is none.
+        """
+        if number not in self.stimuli:
+            raise unknown("stimulus", number, self.stimuli)
+        return self.stimuli[number]
 
 
-def bank(*groups: str) -> tuple[Cue, ...]:
-    """The cues of some groups: emotions of `EKMAN`, "neutral", "demand" or "random".
-
-    Raises:
-        InvalidInput: there is no such group.
-    """
-    known = _data()["bank"]
-    if lost := set(groups) - known.keys():
-        raise InvalidInput(f"expected cue groups among {', '.join(known)}, got {sorted(lost)}")
-    return tuple(
-        Cue(
-            id=f"{group}-{number}",
-            text=text,
-            emotion=group if group in EKMAN else "",
-            valence=known[group]["valence"],
-            demand=known[group].get("demand", False),
-        )
-        for group in groups
-        for number, text in enumerate(known[group]["texts"], 1)
-    )
-
-
-def stimuli(path: str | Path | None = None) -> dict[str, Cue]:
-    """The eleven stimuli of EmotionPrompt by number, in own words or as a file gives them.
+def bank(path: str | Path | None = None) -> Bank:
+    """The cues of heartloop, or those of a file in their place as far as it has any.
 
     Args:
-        path: A JSON file with the published texts: {"source", "stimuli": [{"id", "text",
-            "demand"}]}, where a demand that begins with "none" is none.
+        path: A TOML file of the form of `cues.toml`; or JSON with the same fields, as
+            EmotionPrompt's published texts are kept. Ids number the texts of a group.
 
     Raises:
         InvalidInput: the file cannot be read as such.
     """
+    own = _own()
     if path is None:
-        rows = [Cue(**row) for row in _data()["stimuli"]]
-        return {cue.id: cue for cue in rows}
-    try:
-        read = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {
-            row["id"]: _published(row, read.get("source", str(path))) for row in read["stimuli"]
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return own
+    read = _read(Path(path))
+    if lost := read.bank.keys() - own.groups.keys():
         raise InvalidInput(
-            f'expected a JSON file with "stimuli", each of id, text and demand, got {str(path)!r}'
-            f" ({type(error).__name__}: {error})"
-        ) from error
+            f"{path} has cues for {sorted(lost)}, which no loop gives: expected some of "
+            f"{', '.join(own.groups)}"
+        )
+    made = _made(read, read.source or Path(path).name, own)
+    return Bank(groups={**own.groups, **made.groups}, stimuli={**own.stimuli, **made.stimuli})
 
 
-def _published(row: dict[str, Any], source: str) -> Cue:
-    demand = not row["demand"].startswith("none")
-    return Cue(id=row["id"], text=row["text"], demand=demand, source=source)
+def digest(cues: Iterable[Cue]) -> str:
+    """Tells cues from others of the same ids; "" where all are heartloop's own."""
+    given = list(cues)
+    if _known().issuperset(given):
+        return ""
+    said = json.dumps([[cue.id, cue.text, cue.valence] for cue in given])
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
+class _Group(Value):
+    """Of a file: valence and demand are those of heartloop's own group unless given."""
+
+    texts: tuple[str, ...] = Field(min_length=1)
+    valence: Valence | None = None
+    demand: bool | None = None
+
+    @field_validator("texts")
+    @classmethod
+    def _say_something(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(map(str.strip, texts)):
+            raise ValueError("a text is empty")
+        return texts
+
+
+class _Stimulus(Value, extra="ignore"):
+    """Of a file; in the published one a demand is a word, which begins with "none" for none."""
+
+    id: str = Field(min_length=1)
+    text: str = Field(pattern=r"\S")
+    demand: bool
+
+    @field_validator("demand", mode="before")
+    @classmethod
+    def _is_word(cls, demand: object) -> object:
+        return not demand.startswith("none") if isinstance(demand, str) else demand
+
+
+class _File(Value):
+    """What a file of cues holds."""
+
+    source: str = ""
+    note: str = ""
+    bank: dict[str, _Group] = Field(default_factory=dict)
+    stimuli: tuple[_Stimulus, ...] = ()
+
+
+def _read(path: Path) -> _File:
+    try:
+        text = path.read_text(encoding="utf-8")
+        data: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        read = _File.model_validate(data)
+        why = "" if read.bank or read.stimuli else "it holds none"
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        why = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+    except ValueError as error:
+        why = str(error)
+    if why:
+        raise InvalidInput(f'expected cues under "bank" or "stimuli" in {path}: {why}')
+    return read
+
+
+@cache
+def _own() -> Bank:
+    text = files("heartloop.policy.loops").joinpath("cues.toml").read_text(encoding="utf-8")
+    return _made(_File.model_validate(tomllib.loads(text)), Cue.model_fields["source"].default)
+
+
+@cache
+def _known() -> frozenset[Cue]:
+    own = _own()
+    return frozenset((*own.cues(*own.groups), *own.stimuli.values()))
+
+
+def _made(read: _File, source: str, own: Bank | None = None) -> Bank:
+    """The cues of a file, those of `own` beside them for what it leaves open."""
+    groups = {}
+    for name, group in read.bank.items():
+        like = own.groups[name][0] if own else Cue(id="", text="")
+        groups[name] = tuple(
+            Cue(
+                id=f"{name}-{number}",
+                text=text,
+                emotion=name if name in EKMAN else "",
+                valence=group.valence or like.valence,
+                demand=like.demand if group.demand is None else group.demand,
+                source=source,
+            )
+            for number, text in enumerate(group.texts, 1)
+        )
+    stimuli = {s.id: Cue(**s.model_dump(), source=source) for s in read.stimuli}
+    return Bank(groups=groups, stimuli=stimuli)
 
 
 def leaked(cue: str, reply: str, visible: Sequence[str] = ()) -> str:
@@ -119,8 +213,8 @@ def _plain(text: str) -> str:
 
 
 @lru_cache(KEPT)
-def _grams(text: str) -> list[str]:
+def _grams(text: str) -> tuple[str, ...]:
     """What betrays a text: runs of its words, with a space around."""
     words = _plain(text).split()
     n = min(LEAK, len(words))
-    return [f" {' '.join(words[i : i + n])} " for i in range(len(words) - n + 1)] if n else []
+    return tuple(f" {' '.join(words[i : i + n])} " for i in range(len(words) - n + 1) if n)

@@ -7,16 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from heartloop.env.play import Prompt
-from heartloop.errors import EpisodeFailure
-from heartloop.policy.loops.base import (
-    Answers,
-    Aside,
-    Asking,
-    Attempt,
-    Budget,
-    derived,
-    length,
-)
+from heartloop.errors import EpisodeFailure, InvalidInput
+from heartloop.policy.loops.base import Answers, Aside, Asking, Attempt, Budget, derived
 from heartloop.types import Message, Reply
 
 
@@ -35,7 +27,7 @@ class Desk:
     secrets: list[str] = field(default_factory=list)
     """Cues and instructions given, which nobody but the policy may see."""
     seconds: float = 0.0
-    words: int = 0
+    tokens: int = 0
 
     @property
     def usable(self) -> list[Attempt]:
@@ -51,18 +43,30 @@ class Desk:
         """The limit that forbids drawing so many samples more, "" for none."""
         if self.left < samples:
             return "samples"
-        if self.budget.words is not None and self.words >= self.budget.words:
-            return "words"
+        if self.budget.tokens is not None and self.tokens >= self.budget.tokens:
+            return "tokens"
         if self.budget.seconds is not None and self.seconds >= self.budget.seconds:
             return "seconds"
         return ""
 
     def draw(self, prompts: list[Prompt]) -> Asking[tuple[Answers, float]]:
-        """The replies to some prompts, and the seconds each of them took."""
+        """The replies to some prompts, and the seconds each of them took.
+
+        Raises:
+            InvalidInput: tokens are limited, and a reply comes without their number.
+        """
         replies, spent = yield prompts
         self.seconds += spent
-        self.words += sum(length(r) for r in replies if isinstance(r, Reply))
+        self.tokens += sum(map(self._tokens, replies))
         return replies, spent / max(1, len(prompts))
+
+    def _tokens(self, reply: Reply | EpisodeFailure) -> int:
+        if reply.tokens is None and isinstance(reply, Reply) and self.budget.tokens is not None:
+            raise InvalidInput(
+                "a budget of tokens needs a policy that reports how many it samples, as models and "
+                "most endpoints do; this one does not: limit samples or seconds instead"
+            )
+        return reply.tokens or 0
 
     def note(self, text: str) -> Message:
         """A message that only the policy sees."""
@@ -80,13 +84,16 @@ class Desk:
 def _aside(
     purpose: str, messages: Sequence[Message], reply: Reply | EpisodeFailure, seconds: float
 ) -> Aside:
+    text, why = "", ""
     if isinstance(reply, EpisodeFailure):
         why = str(reply) or type(reply).__name__
-        return Aside(purpose=purpose, messages=tuple(messages), text="", seconds=seconds, error=why)
+    else:
+        text = reply.text.strip()
     return Aside(
         purpose=purpose,
         messages=tuple(messages),
-        text=reply.text.strip(),
-        words=length(reply),
+        text=text,
+        tokens=reply.tokens,
         seconds=seconds,
+        error=why,
     )

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
+from threading import Lock
 
 from heartloop.env.play import Dialogue, MakeUser, Prompt
 from heartloop.errors import EpisodeFailure, InvalidInput
 from heartloop.policy.loops.base import Kind
 from heartloop.rewards.answers import Question, Verifier
 from heartloop.rewards.base import Reward
-from heartloop.simusers.base import UserState
+from heartloop.simusers.base import SimUser, UserState
 from heartloop.types import (
     Episode,
     HiddenGoal,
@@ -27,7 +28,7 @@ from heartloop.types import (
 )
 
 HEARD = 1024
-"""Made-up users kept between the drafts of a turn, eight for each dialogue under way."""
+"""Made-up users a judge keeps between drafts of a turn, eight for each dialogue under way."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,37 @@ class Rehearsal:
         return Score(value=reaction.emotion / 100)
 
 
+class _Heard:
+    """Where made-up users stand who have heard a dialogue; all drafts of a turn begin there."""
+
+    def __init__(self) -> None:
+        self._states: OrderedDict[object, UserState] = OrderedDict()
+        self._lock = Lock()
+
+    def __reduce__(self) -> tuple[type[_Heard], tuple[()]]:
+        return _Heard, ()  # another process hears for itself
+
+    def state(
+        self, user: SimUser, goal: HiddenGoal, said: tuple[Message, ...], seed: int
+    ) -> UserState:
+        """Where somebody of that goal stands; `user` is used to find out what is not known yet."""
+        key = (goal, said, seed)
+        with self._lock:
+            if key in self._states:
+                self._states.move_to_end(key)
+                return self._states[key]
+        user.open(_stand_in(goal, said[0].content.strip() or "-"), seed)
+        for at, message in enumerate(said):
+            if message.role == "assistant":
+                user.react(said[: at + 1])
+        with self._lock:
+            # Users may sample: whoever was first holds for every draft.
+            state = self._states.setdefault(key, user.snapshot())
+            if len(self._states) > HEARD:
+                self._states.popitem(last=False)
+            return state
+
+
 @dataclass(frozen=True)
 class StandIn:
     """Rehearses with made-up users who know the visible dialogue alone, one for each hidden goal.
@@ -77,6 +109,7 @@ class StandIn:
     make_user: MakeUser
     kind: Kind = "proxy"
     passes: float | None = None
+    _heard: _Heard = field(default_factory=_Heard, init=False, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -90,27 +123,15 @@ class StandIn:
         parts: dict[str, float] = {}
         for goal in HiddenGoal:
             try:
+                state = self._heard.state(self.make_user(), goal, heard, prompt.seed)
                 user = self.make_user()
-                user.restore(_heard(self.make_user, goal, heard, prompt.seed))
+                user.restore(state)
                 parts[goal.value] = user.react(said).emotion / 100
             except EpisodeFailure:
                 continue
         if not parts:
             return Score(value=None, why="no user that stands in could score the reply")
         return Score(value=sum(parts.values()) / len(parts), parts=parts)
-
-
-@lru_cache(HEARD)
-def _heard(
-    make_user: MakeUser, goal: HiddenGoal, said: tuple[Message, ...], seed: int
-) -> UserState:
-    """Where somebody stands who has heard a dialogue; all drafts of a turn begin there."""
-    user = make_user()
-    user.open(_stand_in(goal, said[0].content.strip() or "-"), seed)
-    for at, message in enumerate(said):
-        if message.role == "assistant":
-            user.react(said[: at + 1])
-    return user.snapshot()
 
 
 def _stand_in(goal: HiddenGoal, opener: str) -> Scenario:

@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from heartloop.env.play import Policy, Prompt
 from heartloop.errors import EpisodeFailure, InvalidInput, unknown
-from heartloop.policy.loops.base import Answers, Asking, Attempt, Budget, Judge, Trace, length
+from heartloop.policy.loops.base import Answers, Asking, Attempt, Budget, Judge, Trace
 from heartloop.policy.loops.choose import SELECTORS, reserve
 from heartloop.policy.loops.coaches import Coach, Silent
 from heartloop.policy.loops.context import Context, Note
-from heartloop.policy.loops.cues import leaked
+from heartloop.policy.loops.cues import digest, leaked
 from heartloop.policy.loops.desk import Desk
 from heartloop.rewards.answers import canonical
 from heartloop.types import Reply, Score
@@ -60,9 +60,11 @@ class Loop:
     @property
     def settings(self) -> str:
         """What decides the outcome besides recipe, policy, judge and seed."""
-        limits = self.budget.model_dump(exclude_none=True)
+        given = self.budget.model_dump(exclude_none=True)
+        if foreign := digest(self.coach.cues):
+            given["cues"] = foreign
         parts = (self.selector, self.context.mode, self.context.placement, self.role)
-        return ", ".join([*parts, *(f"{name} {value}" for name, value in limits.items())])
+        return ", ".join([*parts, *(f"{name} {value}" for name, value in given.items())])
 
     @property
     def stops(self) -> bool:
@@ -110,7 +112,7 @@ class Loop:
     def _width(self, desk: Desk) -> int:
         """Drafts that can be drawn at a time: independent ones that nothing can cut short."""
         alone = isinstance(self.coach, Silent) and self.context.mode == "none" and not self.stops
-        if not alone or desk.budget.words is not None or desk.budget.seconds is not None:
+        if not alone or desk.budget.tokens is not None or desk.budget.seconds is not None:
             return 1
         made = len(desk.attempts)
         fitting = [n for n in range(1, desk.left + 1)
@@ -125,13 +127,14 @@ class Loop:
             "index": index,
             "seed": asked.seed,
             "messages": asked.history,
+            "tokens": reply.tokens,
             "seconds": seconds,
         }
         if note:
             made |= {"cue": note.id, "emotion": note.emotion, "valence": note.valence}
         if isinstance(reply, EpisodeFailure):
             return Attempt(**made, error=str(reply) or type(reply).__name__)
-        made |= {"reply": reply, "answer": self.extract(reply.text), "words": length(reply)}
+        made |= {"reply": reply, "answer": self.extract(reply.text)}
         visible = [message.content for message in desk.prompt.history]
         if words := next(filter(None, (leaked(s, reply.text, visible) for s in desk.secrets)), ""):
             return Attempt(**made, error=f"the cue leaked into the reply: {words!r}")

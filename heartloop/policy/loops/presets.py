@@ -19,7 +19,7 @@ from heartloop.policy.loops.coaches import (
     Silent,
 )
 from heartloop.policy.loops.context import Context, Mode, Placement
-from heartloop.policy.loops.cues import Cue, bank, stimuli
+from heartloop.policy.loops.cues import Bank, bank
 from heartloop.policy.loops.cues import Valence as _Valence
 from heartloop.policy.loops.loop import Loop
 
@@ -28,7 +28,7 @@ from heartloop.policy.loops.loop import Loop
 class Recipe:
     """What makes one loop differ from another."""
 
-    coach: Callable[[], Coach]
+    coach: Callable[[Bank], Coach]
     mode: Mode = "last"
     placement: Placement = "line"
     blind: str = "last"
@@ -38,22 +38,30 @@ class Recipe:
 
 
 def _cued(*groups: str, pattern: tuple[_Valence, ...] = ("negative", "positive"),
-          shuffled: bool = False) -> Callable[[], Coach]:  # fmt: skip
-    return lambda: Cued(bank(*groups), pattern, shuffled)
+          shuffled: bool = False) -> Callable[[Bank], Coach]:  # fmt: skip
+    return lambda bank: Cued(bank.cues(*groups), pattern, shuffled)
+
+
+def _uncued(coach: Callable[[], Coach]) -> Callable[[Bank], Coach]:
+    return lambda bank: coach()
 
 
 HEART = ("joy", "surprise", "sadness", "anger")
 """Emotions of its cues; fear and disgust are named as further ones and are in "heart-six"."""
 _NEUTRAL: tuple[_Valence, ...] = ("neutral",)
+STIMULATED = "emotion-prompt"
+"""The loop that gives one stimulus; by default EP02, "emotion-prompt:EP08" gives another one."""
 LOOPS: dict[str, Recipe] = {
-    "single": Recipe(Silent, "none", blind="first", one=True),
-    "resample": Recipe(Silent, "none", blind="majority"),
-    "best-of-n": Recipe(Silent, "none", blind="pairwise"),
-    "self-consistency": Recipe(Silent, "none", blind="majority"),
-    "self-refine": Recipe(Critic),
-    "reflexion": Recipe(Reflector),
-    "probe-and-refine": Recipe(Prober),
-    "emotion-prompt": Recipe(lambda: Opening(stimuli()["EP02"]), "none", blind="first", one=True),
+    "single": Recipe(_uncued(Silent), "none", blind="first", one=True),
+    "resample": Recipe(_uncued(Silent), "none", blind="majority"),
+    "best-of-n": Recipe(_uncued(Silent), "none", blind="pairwise"),
+    "self-consistency": Recipe(_uncued(Silent), "none", blind="majority"),
+    "self-refine": Recipe(_uncued(Critic)),
+    "reflexion": Recipe(_uncued(Reflector)),
+    "probe-and-refine": Recipe(_uncued(Prober)),
+    STIMULATED: Recipe(
+        lambda bank: Opening(bank.stimulus("EP02")), "none", blind="first", one=True
+    ),
     "heart": Recipe(_cued(*HEART), blind="majority"),
     "heart-six": Recipe(_cued(*HEART, "fear", "disgust"), blind="majority"),
     "heart-shuffled": Recipe(_cued(*HEART, shuffled=True), blind="majority"),
@@ -70,7 +78,7 @@ static emotion, and its valences in random order."""
 def make_loop(
     name: str, policy: Policy, *, judge: Judge | None = None, budget: Budget | None = None,
     selector: str | None = None, mode: Mode | None = None, placement: Placement | None = None,
-    cue: Cue | None = None, dialogue: bool = False,
+    cues: Bank | None = None, dialogue: bool = False,
 ) -> Loop:  # fmt: skip
     """The loop of that name around a policy.
 
@@ -78,35 +86,34 @@ def make_loop(
     negative and positive in turn, an oracle or a verifier-free end. The rest is chosen here.
 
     Args:
-        name: One of `LOOPS`.
+        name: One of `LOOPS`, or "emotion-prompt:EP08" for another stimulus than EP02.
         policy: Who drafts.
         judge: Steers the loop; with one, the best scored attempt is chosen unless told otherwise.
         budget: Limits of a run; by default five samples.
         selector: How the reply is chosen; by default "best_reward" with a judge, else the recipe's.
         mode: What of earlier drafts the policy is shown; by default the recipe's.
         placement: Where a cue stands that is given with the task; by default the recipe's.
-        cue: The stimulus of "emotion-prompt"; by default EP02.
+        cues: What the loop says, as `bank` reads them; by default heartloop's own.
         dialogue: Whether the task is a person talking, to whom notes must not be ascribed.
 
     Raises:
-        UnknownName: there is no such loop or selector.
-        InvalidInput: a cue is given to a loop that takes none, or the policy is a loop itself.
+        UnknownName: there is no such loop, stimulus or selector.
+        InvalidInput: the policy is a loop itself.
     """
-    if name not in LOOPS:
+    base, colon, number = name.partition(":")
+    if base not in LOOPS or (colon and base != STIMULATED):
         raise unknown("loop", name, LOOPS)
     if isinstance(policy, Loop):
         raise InvalidInput(f"{name!r} needs a plain policy that drafts, got the loop {policy.name}")
-    recipe, limits = LOOPS[name], budget or Budget()
-    if cue is not None and name != "emotion-prompt":
-        raise InvalidInput(f"only 'emotion-prompt' takes a cue of one's own, got one for {name!r}")
+    recipe, limits, known = LOOPS[base], budget or Budget(), cues or bank()
     if selector is not None and selector not in SELECTORS:
         raise unknown("selector", selector, SELECTORS)
     if recipe.one:
         limits = limits.model_copy(update={"samples": min(1, limits.samples)})
     return Loop(
-        label=name if cue is None else f"{name}:{cue.id}",
+        label=name,
         policy=policy,
-        coach=Opening(cue) if cue else recipe.coach(),
+        coach=Opening(known.stimulus(number)) if colon else recipe.coach(known),
         context=Context(mode or recipe.mode, placement or recipe.placement),
         selector=selector or _chosen_by(recipe, judge, dialogue),
         budget=limits,

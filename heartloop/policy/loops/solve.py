@@ -17,7 +17,7 @@ from heartloop.policy.loops.judges import Answered
 from heartloop.policy.loops.loop import Loop
 from heartloop.policy.loops.tasks import prompt
 from heartloop.rewards.answers import Question, Verifier
-from heartloop.rewards.answers import verifier as read_verifier
+from heartloop.rewards.verifiers import verifier as read_verifier
 
 
 def solve(

@@ -13,7 +13,7 @@ from pydantic import Field
 from heartloop.errors import InvalidInput
 from heartloop.policy.evals.stats import Interval, interval, paired
 from heartloop.policy.loops.base import Attempt, Trace
-from heartloop.rewards.answers import Question
+from heartloop.rewards.answers import Grade, Question
 from heartloop.types import Score, Value
 
 if TYPE_CHECKING:
@@ -33,6 +33,8 @@ class Summary(Value):
     oracle_assisted: bool
     accuracy: Interval | None = None
     """Of the chosen reply; None where nothing could be scored."""
+    not_attempted: float | None = None
+    """Percent of the scored that withheld an answer; only where facts were checked."""
     over_control: Interval | None = None
     """Accuracy beyond the control's, paired by task."""
     first: float | None = None
@@ -52,7 +54,8 @@ class Summary(Value):
     """Mean number of different answers of a task."""
     samples: float = 0.0
     """Calls of the policy for a task."""
-    words: float = 0.0
+    tokens: float | None = None
+    """Sampled from the policy for a task; None where it does not report them all."""
     seconds: float = 0.0
     selectors: dict[str, int] = Field(default_factory=dict)
 
@@ -88,6 +91,7 @@ def summary(
         unscored=n - len(scored),
         oracle_assisted=any(t.oracle_assisted for t in traces),
         accuracy=interval(scored, seed=seed) if scored else None,
+        not_attempted=_withheld(traces),
         over_control=_over(scores, control, seed),
         first=first,
         refine=tuple(_share(_right_at(t, k) for t in traces) for k in range(1, most + 1)),
@@ -98,15 +102,27 @@ def summary(
         wrong_to_right=flips[False, True],
         distinct=sum(len({a.answer for a in t.attempts if a.usable}) for t in traces) / n,
         samples=sum(t.samples for t in traces) / n,
-        words=sum(t.words for t in traces) / n,
+        tokens=_tokens(traces),
         seconds=sum(t.seconds for t in traces) / n,
         selectors=dict(sorted(Counter(t.how for t in traces).items())),
     )
 
 
+def _tokens(traces: Sequence[Trace]) -> float | None:
+    """Of a task; None where any is not known."""
+    known = [t.tokens for t in traces if t.tokens is not None]
+    return sum(known) / len(known) if len(known) == len(traces) else None
+
+
 def right(score: Score | None) -> bool | None:
     """Whether a report says right; None where it says nothing."""
     return None if score is None or score.value is None else score.value >= RIGHT
+
+
+def _withheld(traces: Sequence[Trace]) -> float | None:
+    grades = [t.report.parts.keys() & set(Grade) for t in traces if t.report]
+    found = [Grade.NOT_ATTEMPTED in grade for grade in grades if grade]
+    return 100 * sum(found) / len(found) if found else None
 
 
 def _scored(trace: Trace) -> list[bool]:
@@ -180,14 +196,22 @@ def table(rows: Sequence[Summary]) -> Table:
     from rich.text import Text
 
     grid = Table(box=SIMPLE_HEAD, pad_edge=False, caption=_caption(rows))
-    for column in ("arm", "right %", "95 %", "over control", "first", "any", "flips", "samples"):
+    for column in _COLUMNS:
         grid.add_column(column, justify="left" if column == "arm" else "right")
     for row in rows:
         grid.add_row(*map(Text, _cells(row)))
-        for name, curve in (("resampling", row.resampling), ("elimination", row.elimination)):
-            if row.oracle_assisted and curve:
-                grid.add_row(Text(f"  {name} alone"), Text(f"{curve[-1]:.1f}"), style="dim")
+        for name, share in _below(row):
+            grid.add_row(Text(f"  {name}"), Text(f"{share:.1f}"), style="dim")
     return grid
+
+
+def _below(row: Summary) -> Iterable[tuple[str, float]]:
+    """What an arm's accuracy has to be seen beside."""
+    if row.not_attempted is not None:
+        yield "not attempted", row.not_attempted
+    for name, curve in (("resampling", row.resampling), ("elimination", row.elimination)):
+        if row.oracle_assisted and curve:
+            yield f"{name} alone", curve[-1]
 
 
 def _caption(rows: Sequence[Summary]) -> str:
@@ -206,10 +230,14 @@ def _cells(row: Summary) -> tuple[str, ...]:
         "-" if not row.any or row.any[-1] is None else f"{row.any[-1]:.1f}",
         f"{row.right_to_wrong} lost, {row.wrong_to_right} won",
         f"{row.samples:.1f}",
+        f"{row.tokens:.1f}" if row.tokens is not None else "-",
     )
 
 
 ASSISTED = " (oracle-assisted)"
+_COLUMNS = (
+    "arm", "right %", "95 %", "over control", "first", "any", "flips", "samples", "tokens",
+)  # fmt: skip
 _COLOURS = (
     "--ink:#1c2430;--muted:#5b6675;--line:#d5dae1;--before:#8a94a3;--after:#b3492d;--bad:#a11"
 )

@@ -29,6 +29,8 @@ class Drafter:
     say: Callable[[Prompt, int], str | EpisodeFailure]
     name: str = "drafter"
     reveals: bool = False
+    counts: bool = False
+    """Report a token for each word."""
     seen: list[Prompt] = field(default_factory=list)
     calls: int = 0
 
@@ -36,7 +38,11 @@ class Drafter:
         self.calls += 1
         self.seen.extend(prompts)
         found = [self.say(prompt, drafts(prompt)) for prompt in prompts]
-        return [f if isinstance(f, EpisodeFailure) else Reply.parse(f) for f in found]
+        return [f if isinstance(f, EpisodeFailure) else self._reply(f) for f in found]
+
+    def _reply(self, said: str) -> Reply:
+        tokens = len(said.split()) if self.counts else None
+        return Reply.parse(said).model_copy(update={"tokens": tokens})
 
 
 def in_turn(*texts: str | EpisodeFailure) -> Drafter:

@@ -2,13 +2,14 @@
 
 import json
 import pickle
+from itertools import count
 
 import pytest
 
 from heartloop.env.play import Dialogue, LocalWorld, Task, play_many
 from heartloop.errors import EpisodeFailure, InvalidInput
 from heartloop.policy import scripted
-from heartloop.policy.loops import Budget, make_loop
+from heartloop.policy.loops import Budget, judges, make_loop
 from heartloop.policy.loops.coaches import AGAIN
 from heartloop.policy.loops.cues import EKMAN, bank, leaked
 from heartloop.policy.loops.dialogue import companion, talk, talk_many
@@ -21,7 +22,7 @@ from tests.fakes import ToyUser, toy_scenario
 from tests.policy.loops.fakes import Drafter, Guesser, ask
 from tests.policy.loops.test_loop import timeless
 
-CUES = bank(*EKMAN, "neutral", "demand", "random")
+CUES = bank().cues(*EKMAN, "neutral", "demand", "random")
 
 
 def words(prompt, seen):
@@ -184,10 +185,51 @@ def test_a_stand_in_hears_the_dialogue_once_however_many_drafts_it_is_to_judge()
     history = tuple(Message(role=r, content=t) for r, t in zip(roles, said, strict=False))
     drafts = [Reply(text=f"A Friday. {text}") for text in ("What now?", "So be it.", "That hurts.")]
     prompt = type(ask())(history, 5)
-    scores = [StandIn(Counted)(prompt, draft) for draft in drafts]
+    judge = StandIn(Counted)
+    scores = [judge(prompt, draft) for draft in drafts]
     assert sorted(heard) == sorted(8 * [2, 4] + 8 * 3 * [6])
     assert scores == [StandIn(EmbeddedUser)(prompt, draft) for draft in drafts]
     assert len({score.value for score in scores}) > 1
+
+
+class Moody(ToyUser):
+    """Another mood each time it is made, as users have that a model samples."""
+
+    moods = count()
+
+    def __init__(self):
+        super().__init__()
+        self._mood = next(self.moods)
+
+    def open(self, scenario, seed):
+        reaction = super().open(scenario, seed)
+        self._state["emotion"] = 30.0 + self._mood % 7
+        return reaction
+
+
+def test_users_that_sample_are_the_same_for_all_drafts_of_one_judge_and_no_other():
+    drafts = [Reply(text="Oh no, how did it happen?")] * 3
+    judge, other = StandIn(Moody), StandIn(Moody)
+    scores = {judge(ask(), draft).value for draft in drafts}
+    assert len(scores) == 1
+    assert {other(ask(), draft).value for draft in drafts}.isdisjoint(scores)
+    assert judge == other
+    assert pickle.loads(pickle.dumps(judge))(ask(), drafts[0]).value not in scores
+
+
+def test_a_judge_forgets_the_dialogues_it_heard_longest_ago(monkeypatch):
+    opened = []
+
+    class Counted(ToyUser):
+        def open(self, scenario, seed):
+            opened.append(seed)
+            return super().open(scenario, seed)
+
+    monkeypatch.setattr(judges, "HEARD", 2 * 8)
+    judge, reply = StandIn(Counted), Reply(text="Oh no.")
+    for seed in (1, 2, 1, 3, 1, 2):
+        judge(ask(seed=seed), reply)
+    assert opened == [1] * 8 + [2] * 8 + [3] * 8 + [2] * 8
 
 
 def test_a_companion_talks_with_users_it_was_not_made_for():

@@ -11,9 +11,9 @@ from heartloop.policy.loops import LOOPS, Budget, make_loop
 from heartloop.policy.loops import loop as loops
 from heartloop.policy.loops.base import Trace
 from heartloop.policy.loops.coaches import AGAIN, FAILED
-from heartloop.policy.loops.cues import bank, stimuli
+from heartloop.policy.loops.cues import bank
 from heartloop.policy.loops.judges import Answered
-from heartloop.rewards.answers import verifier
+from heartloop.rewards.verifiers import verifier
 from heartloop.types import Message
 from tests.contracts import check_policy
 from tests.fakes import toy_scenario
@@ -81,7 +81,7 @@ def test_valences_alternate_and_no_cue_returns_before_its_others_were_used():
     valences = ["", "negative", "positive", "negative", "positive"]
     assert [a.valence for a in trace.attempts[:5]] == valences
     used = [a.cue for a in trace.attempts[1:]]
-    assert sorted(used) == sorted(c.id for c in bank("joy", "surprise", "sadness", "anger"))
+    assert sorted(used) == sorted(c.id for c in bank().cues("joy", "surprise", "sadness", "anger"))
     others = [[a.cue for a in loop.run(ask(seed=s)).attempts[1:]] for s in range(5)]
     assert len({tuple(o) for o in others}) > 1
 
@@ -112,14 +112,27 @@ def test_each_mode_shows_the_drafts_it_names(mode, shown):
 
 
 def test_a_stimulus_stands_where_it_is_placed():
-    cue = stimuli()["EP08"]
+    cue = bank().stimulus("EP08")
     wanted = {"after": f"Q {cue.text}", "line": f"Q\n{cue.text}", "before": f"{cue.text}\nQ"}
     for placement, text in wanted.items():
         policy = in_turn("A: 1")
-        trace = make_loop("emotion-prompt", policy, cue=cue, placement=placement).run(ask("Q"))
+        trace = make_loop("emotion-prompt:EP08", policy, placement=placement).run(ask("Q"))
         assert [m.content for m in policy.seen[0].history] == [text]
         assert (trace.loop, trace.attempts[0].cue, len(trace.attempts)) == (
             "emotion-prompt:EP08", "EP08", 1)  # fmt: skip
+
+
+def test_a_loop_says_the_cues_it_is_given_and_its_traces_tell_them_from_others(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[bank.joy]\ntexts = ['What a pleasure.']", "utf-8")
+    loop = make_loop("heart-joy", Guesser(), cues=bank(path))
+    trace = loop.run(ask())
+    assert all("What a pleasure." in a.messages[-1].content for a in trace.attempts[1:])
+    own = make_loop("heart-joy", Guesser())
+    assert (trace.loop, trace.settings) == (own.label, loop.settings)
+    assert loop.settings.startswith(f"{own.settings}, cues ")
+    untouched = make_loop("heart-anger", Guesser(), cues=bank(path))
+    assert untouched.settings == make_loop("heart-anger", Guesser()).settings
 
 
 def test_braces_in_a_task_are_left_as_they_are():
@@ -211,10 +224,10 @@ def clock(monkeypatch):
     return passes
 
 
-def test_words_and_seconds_are_limits_too(clock):
-    talker = Drafter(lambda p, n: "one two three four")
-    few = make_loop("heart", talker, budget=Budget(samples=9, words=8)).run(ask())
-    assert (len(few.attempts), few.stopped, few.words) == (2, "words", 8)
+def test_tokens_and_seconds_are_limits_too(clock):
+    talker = Drafter(lambda p, n: "one two three four", counts=True)
+    few = make_loop("heart", talker, budget=Budget(samples=9, tokens=8)).run(ask())
+    assert (len(few.attempts), few.stopped, few.tokens) == (2, "tokens", 8)
 
     def slow(prompt, seen):
         clock(3)
@@ -225,10 +238,46 @@ def test_words_and_seconds_are_limits_too(clock):
 
 
 @pytest.mark.parametrize("name", ["resample", "best-of-n", "heart"])
-def test_independent_drafts_stop_at_a_limit_of_words_too(name):
-    talker = Drafter(lambda p, n: "one two three four")
-    trace = make_loop(name, talker, budget=Budget(samples=9, words=8)).run(ask())
-    assert (len(trace.attempts), trace.stopped) == (2, "words")
+def test_independent_drafts_stop_at_a_limit_of_tokens_too(name):
+    talker = Drafter(lambda p, n: "one two three four", counts=True)
+    trace = make_loop(name, talker, budget=Budget(samples=9, tokens=8)).run(ask())
+    assert (len(trace.attempts), trace.stopped) == (2, "tokens")
+
+
+def test_what_a_policy_says_about_its_drafts_counts_and_what_it_thinks_does():
+    def say(prompt, seen):
+        asked = prompt.history[-1].content
+        return "Too short by far." if "strictest reader" in asked else "<think>so so</think> A: 1"
+
+    talker = Drafter(say, counts=True)
+    trace = make_loop("self-refine", talker, budget=Budget(samples=9, tokens=9)).run(ask())
+    assert [a.tokens for a in trace.attempts] == [4, 4]
+    assert [a.tokens for a in trace.asides] == [4]
+    assert (trace.stopped, trace.tokens) == ("tokens", 12)
+
+
+def test_a_call_that_failed_counts_with_what_it_reports():
+    spent = EpisodeFailure("nothing but thoughts")
+    spent.tokens = 6
+    policy = Drafter(in_turn(spent, EpisodeFailure("busy"), "A: 3").say, counts=True)
+    trace = make_loop("heart", policy, budget=Budget(samples=9, tokens=7)).run(ask())
+    assert [a.tokens for a in trace.attempts] == [6, None, 2]
+    assert (trace.stopped, trace.tokens) == ("tokens", 8)
+
+
+@pytest.mark.parametrize("name", ["single", "heart", "self-refine"])
+def test_tokens_that_nobody_counts_are_unknown_and_cannot_be_limited(name):
+    assert make_loop(name, Guesser()).run(ask()).tokens is None
+    with pytest.raises(InvalidInput, match="limit samples or seconds instead"):
+        make_loop(name, Guesser(), budget=Budget(tokens=1000)).run(ask())
+
+
+def test_a_leaked_draft_without_a_count_leaves_the_sum_unknown():
+    leak = Drafter(lambda p, n: p.history[-1].content if n else "A: 1")
+    trace = make_loop("heart", leak, budget=Budget(samples=2)).run(ask())
+    first = trace.attempts[0].model_copy(update={"tokens": 2})
+    assert "leaked" in trace.attempts[1].error
+    assert trace.model_copy(update={"attempts": (first, trace.attempts[1])}).tokens is None
 
 
 def test_runs_in_step_wait_for_the_policy_and_not_for_each_others_judges(clock):
@@ -353,7 +402,9 @@ def test_best_reward_without_a_judge_is_refused():
         make_loop("hart", Guesser())
     with pytest.raises(UnknownName, match="selector"):
         make_loop("heart", Guesser(), selector="luck")
-    with pytest.raises(InvalidInput, match="takes a cue"):
-        make_loop("heart", Guesser(), cue=stimuli()["EP01"])
+    with pytest.raises(UnknownName, match="no loop called 'heart:EP01'"):
+        make_loop("heart:EP01", Guesser())
+    with pytest.raises(UnknownName, match="did you mean 'EP11'"):
+        make_loop("emotion-prompt:EP12", Guesser())
     with pytest.raises(InvalidInput, match="expected a mode"):
         make_loop("heart", Guesser(), mode="some")

@@ -11,7 +11,7 @@ import pytest
 from heartloop.errors import EndpointFailure, InvalidInput, OutputRefused, RecordError, UnknownName
 from heartloop.llm import ScriptedModel
 from heartloop.policy.base import make_policy
-from heartloop.policy.loops import Budget, make_loop
+from heartloop.policy.loops import Budget, bank, make_loop
 from heartloop.policy.loops.solve import read, solve
 from heartloop.policy.loops.summary import elimination, plot, resampling, summary, table
 from heartloop.policy.loops.tasks import load, recorded
@@ -162,6 +162,19 @@ def test_a_resumed_run_does_nothing_twice_and_equals_a_whole_one(tmp_path):
     assert list(map(timeless, traces)) == list(map(timeless, solve(loop, QUESTIONS)))
 
 
+def test_traces_from_before_tokens_were_counted_are_read_and_gone_on_with(tmp_path):
+    out, loop = tmp_path / "traces.jsonl", make_loop("self-refine", Guesser())
+    solve(loop, QUESTIONS[:2], out=out)
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    for part in (part for row in rows for part in (*row["attempts"], *row["asides"])):
+        del part["tokens"]
+        part["words"] = 2
+    out.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert [t.tokens for t in read(out)] == [None, None]
+    traces = solve(loop, QUESTIONS[:4], out=out, resume=True)
+    assert list(map(timeless, traces)) == list(map(timeless, solve(loop, QUESTIONS[:4])))
+
+
 def test_a_run_that_breaks_keeps_what_it_finished(tmp_path):
     count = iter(range(99))
 
@@ -199,7 +212,10 @@ def test_a_run_with_other_limits_or_another_selector_is_not_gone_on_with(tmp_pat
     loop = make_loop("heart", Guesser())
     solve(loop, QUESTIONS[:2], out=out, oracle=oracle)
     assert len(solve(loop, QUESTIONS, out=out, oracle=oracle, resume=True)) == len(QUESTIONS)
+    mine = tmp_path / "mine.toml"
+    mine.write_text("[bank.joy]\ntexts = ['What a pleasure.', 'How good.']", "utf-8")
     others = [make_loop("heart", Guesser(), budget=Budget(samples=3)),
+              make_loop("heart", Guesser(), cues=bank(mine)),
               make_loop("heart", Guesser(), mode="all")]  # fmt: skip
     if not oracle:  # an oracle chooses whatever the selector
         others.append(make_loop("heart", Guesser(), selector="last"))
@@ -291,6 +307,27 @@ def test_two_arms_are_compared_task_by_task():
     assert (found.over_control.mean, found.over_control.low, found.over_control.high) == (0, 0, 0)
     worse = [t.model_copy(update={"report": Score(value=0.0)}) for t in against]
     assert summary(traces, control=worse).over_control.mean == found.accuracy.mean
+
+
+def test_tokens_are_told_for_a_task_where_all_are_known():
+    talker = Drafter(lambda p, n: "A: 1" if n else "well then A: 1", counts=True)
+    traces = solve(make_loop("heart", talker, budget=Budget(samples=3)), QUESTIONS[:4])
+    assert summary(traces).tokens == 8
+    assert " 8.0" in _text(table([summary(traces)]))
+    (silent,) = solve(make_loop("single", Guesser()), QUESTIONS[:1])
+    assert summary([*traces, silent]).tokens is None
+
+
+def test_answers_that_were_withheld_are_told_where_facts_are_checked():
+    asked = [Question(id=f"f{n}", text=f"Where? {n}", answers=("Rome",), verifier="fact")
+             for n in range(4)]  # fmt: skip
+    said = iter(["A: Rome", "A: I do not know", "A: I cannot say", "A: Oslo"])
+    found = summary(solve(make_loop("single", Drafter(lambda p, n: next(said))), asked, at_once=1))
+    assert (found.accuracy.mean, found.not_attempted) == (25, 50)
+    assert "not attempted" in _text(table([found]))
+    other = summary(solve(make_loop("single", Guesser()), QUESTIONS))
+    assert other.not_attempted is None
+    assert "not attempted" not in _text(table([other]))
 
 
 def test_what_is_unscored_is_counted_and_enters_no_mean():

@@ -6,7 +6,7 @@ import pytest
 
 from heartloop.errors import EpisodeFailure, InvalidInput, RecordError
 from heartloop.policy.loops.tasks import load, prompt, recorded
-from heartloop.rewards.answers import verifier
+from heartloop.rewards.verifiers import verifier
 from tests.paths import data
 
 
