@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import aclosing
 from contextvars import ContextVar
@@ -90,16 +90,30 @@ class ChatModel(Protocol):
         ...
 
 
+def unheard(answer: Completion) -> None:
+    """Takes a whole answer that nobody wants besides its pieces."""
+
+
 @runtime_checkable
 class StreamingModel(ChatModel, Protocol):
     """A chat model that can say its answer as it is made."""
 
     def stream(
-        self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
+        self,
+        messages: Sequence[Message],
+        decoding: Decoding,
+        purpose: str = "",
+        ended: Callable[[Completion], None] = unheard,
     ) -> AsyncGenerator[str]:
         """Pieces of one answer; no JSON schema is asked for.
 
-        Args as for a call. To be used on the models' event loop, see `pieces`.
+        To be used on the models' event loop, see `pieces`.
+
+        Args:
+            messages: As for a call.
+            decoding: As for a call.
+            purpose: As for a call.
+            ended: Given the whole answer after its last piece; not where it broke off.
 
         Raises:
             CallFailure: as a call, or the answer broke off after the pieces given.

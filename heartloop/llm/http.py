@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -12,7 +12,7 @@ from typing import NoReturn
 from uuid import uuid4
 
 from heartloop.errors import CallFailure, EndpointFailure, HeartloopError
-from heartloop.llm.base import Completion, Decoding, on_event_loop
+from heartloop.llm.base import Completion, Decoding, on_event_loop, unheard
 from heartloop.llm.endpoint import STREAMS, Endpoint
 from heartloop.llm.ledger import LEDGER, Price, Usage
 from heartloop.llm.wire import (
@@ -46,6 +46,11 @@ class _Call:
     attempts: int = 0
     faults: int = 0
     began: float = field(default_factory=time.perf_counter)
+
+    @property
+    def latest(self) -> str:
+        """The id of its latest request."""
+        return f"{self.id}-{self.attempts}"
 
     def usage(self) -> Usage:
         """Of a call that failed."""
@@ -116,7 +121,11 @@ class HttpModel:
                 return completion.model_copy(update={"seconds": seconds})
 
     async def stream(
-        self, messages: Sequence[Message], decoding: Decoding, purpose: str = ""
+        self,
+        messages: Sequence[Message],
+        decoding: Decoding,
+        purpose: str = "",
+        ended: Callable[[Completion], None] = unheard,
     ) -> AsyncGenerator[str]:
         """Pieces of one answer; see `StreamingModel`. A server that gives no streams gives one.
 
@@ -144,13 +153,14 @@ class HttpModel:
             usage = Usage.of(heard.completion(), max(0, call.attempts - 1), self._price)
             seconds = time.perf_counter() - call.began
             LEDGER.book(self.spec, purpose, replace(usage, failures=failures, seconds=seconds))
+        ended(heard.completion().model_copy(update={"seconds": seconds, "request_id": call.latest}))
 
     async def _hear(self, body: bytes, call: _Call, heard: Heard) -> AsyncGenerator[str]:
         """The pieces one request brings; `heard` is over where no other need follow."""
         async with self._endpoint.limits.slot() as sent:
             call.attempts += 1
             response = Response(0)
-            events = self._endpoint.events(body, f"{call.id}-{call.attempts}")
+            events = self._endpoint.events(body, call.latest)
             try:
                 async with aclosing(events):
                     async for event in events:
@@ -197,10 +207,9 @@ class HttpModel:
         endpoint = self._endpoint
         async with endpoint.limits.slot() as sent:
             call.attempts += 1
-            request_id = f"{call.id}-{call.attempts}"
-            response = await endpoint.post(body, request_id)
+            response = await endpoint.post(body, call.latest)
             if response.status == 200:
-                reason = self._read(response, call, request_id)
+                reason = self._read(response, call)
                 if isinstance(reason, Completion):
                     return reason
                 endpoint.limits.fail(sent, reason)
@@ -212,7 +221,7 @@ class HttpModel:
         await self._back_off(call, reason)
         return None
 
-    def _read(self, response: Response, call: _Call, request_id: str) -> Completion | str:
+    def _read(self, response: Response, call: _Call) -> Completion | str:
         """The completion, or why there is none."""
         try:
             completion = read_answer(response.body, self._model)
@@ -220,7 +229,7 @@ class HttpModel:
             return str(error)
         self._endpoint.limits.succeed(completion.prompt_tokens + completion.completion_tokens)
         return completion.model_copy(
-            update={"request_id": request_id, "structured": call.structured}
+            update={"request_id": call.latest, "structured": call.structured}
         )
 
     def _drops_schema(self, response: Response, call: _Call) -> bool:

@@ -132,7 +132,7 @@ def _hidden(text: str) -> str:
 
 @cache
 def _http(model: str, url: str, options: HttpOptions) -> ChatModel:
-    from heartloop.llm.cache import CachedModel
+    from heartloop.llm.cache import cached
     from heartloop.llm.http import HttpModel
     from heartloop.llm.ledger import Price
 
@@ -144,7 +144,7 @@ def _http(model: str, url: str, options: HttpOptions) -> ChatModel:
     spec = _spec(model, url, options)
     price = Price(options.price_in, options.price_out)
     made = HttpModel(model, endpoint, spec=spec, retries=options.retries, price=price)
-    return CachedModel(made, options.cache) if options.cache else made
+    return cached(made, options.cache) if options.cache else made
 
 
 def _spec(model: str, url: str, options: HttpOptions) -> str:

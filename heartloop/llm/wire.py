@@ -27,6 +27,8 @@ CALL_REFUSALS = re.compile(
     re.IGNORECASE,
 )
 """A refusal of this one dialogue; others may still be answered."""
+_TOKEN = 4
+"""Bytes that a token stands for where the server counts none: about as many as in English."""
 
 
 _UNREADABLE = (
@@ -209,6 +211,8 @@ class Heard:
 def read_answer(raw: bytes, asked: str) -> Completion:
     """The completion in a response body; `asked` names the model where the server does not.
 
+    Where the server does not count the tokens of the answer, they are estimated.
+
     Raises:
         Unreadable: the body is no chat completion.
     """
@@ -216,12 +220,13 @@ def read_answer(raw: bytes, asked: str) -> Completion:
         answer = json.loads(raw)
         choice = answer["choices"][0]
         usage = answer.get("usage") or {}
+        text = _paired(_content(choice["message"]["content"]))
         return Completion(
-            text=_paired(_content(choice["message"]["content"])),
+            text=text,
             model=str(answer.get("model") or asked),
             finish=str(choice.get("finish_reason") or "stop"),
             prompt_tokens=_count(usage.get("prompt_tokens")),
-            completion_tokens=_count(usage.get("completion_tokens")),
+            completion_tokens=_count(usage.get("completion_tokens")) or _estimated(text),
             logprobs=tuple(map(_logprob, (choice.get("logprobs") or {}).get("content") or ())),
         )
     except _UNREADABLE as error:
@@ -255,6 +260,11 @@ def _paired(text: str) -> str:
 
 def _count(number: object) -> int:
     return number if isinstance(number, int) and number > 0 else 0
+
+
+def _estimated(text: str) -> int:
+    """Tokens of a text where nobody counts them, so that a budget of tokens holds all the same."""
+    return math.ceil(len(text.encode()) / _TOKEN)
 
 
 def _within(number: object) -> int:

@@ -105,12 +105,23 @@ def test_an_endpoint_that_says_nothing_to_the_person_gave_no_reply(answer):
     assert "said nothing to the person" in one.path[-1].text
 
 
+def test_an_endpoint_whose_answers_are_kept_speaks_word_by_word_and_then_at_once(tmp_path):
+    heard = []
+    with FaultServer(lambda _: SAID) as server:
+        for _ in range(2):
+            one = session("talk", spec(server, f"?cache={tmp_path}"))
+            one.say("Hi")
+            heard.append([entry.text for entry in one.answer()])
+        assert len(server.seen) == 1
+    assert heard[0][:2] == ["one", "one two"] and heard[0][-1] == heard[1][0] == SAID
+
+
 def test_each_policy_says_how_its_reply_comes():
     with FaultServer() as server:
         endpoint = make_policy(spec(server))
         kept = make_policy(spec(server, "?cache=somewhere"))
-    assert way(endpoint) is way(Streamer()) is Way.WORDS
-    assert way(ToyPolicy()) is way(kept) is Way.WHOLE
+    assert way(endpoint) is way(kept) is way(Streamer()) is Way.WORDS
+    assert way(ToyPolicy()) is Way.WHOLE
     assert way(make_policy("heart:listener")) is Way.DRAFTS
 
 

@@ -156,6 +156,29 @@ def test_contents_of_other_shapes_are_read(content, text):
     assert (done.text, done.model, done.finish, done.prompt_tokens) == (text, "toy", "stop", 0)
 
 
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"completion_tokens": 0}, {"completion_tokens": "n/a"}]
+)
+@pytest.mark.parametrize(("text", "tokens"), [("x" * 9, 3), ("\u4f60\u597d", 2), ("", 0)])
+def test_tokens_of_an_answer_that_the_server_does_not_count_are_estimated(usage, text, tokens):
+    body = {"choices": [{"message": {"content": text}}], "usage": usage}
+    assert read_answer(json.dumps(body).encode(), "toy").completion_tokens == tokens
+    body["usage"] = {"completion_tokens": 7}
+    assert read_answer(json.dumps(body).encode(), "toy").completion_tokens == 7
+
+
+def test_a_budget_of_tokens_holds_at_a_server_that_counts_none():
+    body = json.dumps({"choices": [{"message": {"content": "x" * 40}}]})
+    with FaultServer(lambda _: web.Response(text=body)) as server:
+        model = model_of(server, max_tokens=20, price_out=1e6)
+        for _ in range(2):
+            assert complete(model, said(), Decoding(), "uncounted whole").completion_tokens == 10
+        with pytest.raises(EndpointFailure, match="budget spent: 20 of 20 tokens"):
+            complete(model, said(), Decoding())
+        assert len(server.seen) == 2
+        assert booked(model, "uncounted whole").cost == 20
+
+
 def test_an_answer_beyond_the_cap_is_dropped():
     with FaultServer() as server:
         model = model_of(server, retries=0)
