@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,6 +62,7 @@ def run(policy: Policy, asked: argparse.Namespace) -> list[Row]:
     """Every arm under every judge, and the single reply that they are compared to.
 
     What the file holds already is not done again, so that a run goes on where it was cut off.
+    Arms come one after the other, each in the file as soon as it is through.
     """
     people = pack("test")[: asked.number]
     rows = _kept(asked)
@@ -71,25 +73,43 @@ def run(policy: Policy, asked: argparse.Namespace) -> list[Row]:
         played = _played(loop, people, asked.seed, rehearse=judge == "rehearsal")
         rows.append({"judge": judge, "arm": arm, "run": _settings(asked), **played})
         if asked.out:
-            asked.out.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+            _keep(rows, asked.out)
         print(judge, arm, interval(rows[-1]["finals"]), file=sys.stderr, flush=True)
     return rows
 
 
 def _kept(asked: argparse.Namespace) -> list[Row]:
-    """The rows of an earlier run; of another kind of run they are refused."""
+    """The rows of an earlier run; of another kind or size of run they are refused."""
     if asked.out is None or not asked.out.exists():
         return []
-    rows: list[Row] = json.loads(asked.out.read_text(encoding="utf-8"))
+    rows = _read(asked.out)
     for row in rows:
         if row["run"] != _settings(asked):
-            raise SystemExit(f"{asked.out} holds {row['run']}, not {_settings(asked)}")
+            raise SystemExit(
+                f"{asked.out} holds {row['run']}, not {_settings(asked)}: choose another file"
+            )
+    return rows
+
+
+def _keep(rows: Sequence[Row], path: Path) -> None:
+    """Write beside the file and rename: whenever it is cut off, the file is the old or the new."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(json.dumps(rows) + "\n", encoding="utf-8")
+    os.replace(draft, path)
+
+
+def _read(path: Path) -> list[Row]:
+    try:
+        rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"expected a file of a run, got {path}: {error}") from error
     return rows
 
 
 def _settings(asked: argparse.Namespace) -> Row:
-    """What rows of one table have in common; they may differ in the number of people."""
-    return {"policy": asked.name, "mode": asked.mode, "samples": asked.samples, "seed": asked.seed}
+    """What the rows of one file have in common."""
+    return {"policy": asked.name, "mode": asked.mode, "samples": asked.samples,
+            "seed": asked.seed, "people": asked.number}  # fmt: skip
 
 
 def _loop(arm: str, policy: Policy, judge: str, asked: argparse.Namespace) -> Loop:
@@ -109,7 +129,9 @@ def _played(loop: Loop, people: Sequence[Scenario], seed: int, *, rehearse: bool
     """Final emotions, and the samples a turn."""
     stages = [Dialogue(EmbeddedUser(), person, seed, EmbeddedUser) for person in people]
     found = talk_many(stages, loop, rehearse=rehearse)
-    assert not any(episode.error for episode, _ in found)
+    for episode, _ in found:
+        if episode.error:
+            raise SystemExit(f"the dialogue with {episode.scenario.id} failed: {episode.error}")
     traces = [trace for _, each in found for trace in each]
     return {
         "finals": [episode.final for episode, _ in found],
@@ -120,11 +142,11 @@ def _played(loop: Loop, people: Sequence[Scenario], seed: int, *, rehearse: bool
 
 
 def table(rows: Sequence[Row]) -> None:
-    """Mean final emotion with its interval, and differences paired over the people of both."""
+    """Mean final emotion with its interval, and differences paired over the people."""
     print("| judge | loop | people | samples a turn | final emotion | over single | over neutral |")
     print("|---|---|---|---|---|---|---|")
     finals = {(row["judge"], row["arm"]): row["finals"] for row in rows}
-    for row in rows:
+    for row in sorted(rows, key=_place):
         judge, arm = row["judge"], row["arm"]
         over = _over(row["finals"], finals.get(("-", "single")), arm == "single")
         beside = _over(row["finals"], finals.get((judge, CONTROL)), arm == CONTROL)
@@ -133,11 +155,16 @@ def table(rows: Sequence[Row]) -> None:
               f"{interval(row['finals'])} | {over} | {beside} |")  # fmt: skip
 
 
+def _place(row: Row) -> tuple[int, int]:
+    """The single reply first, then by judge and arm, in whatever order they were run."""
+    judge, arm = row["judge"], row["arm"]
+    return JUDGES.index(judge) if judge in JUDGES else -1, ARMS.index(arm) if arm in ARMS else -1
+
+
 def _over(finals: Sequence[float], others: Sequence[float] | None, itself: bool) -> str:
     if others is None or itself:
         return ""
-    both = min(len(others), len(finals))
-    found = paired(others[:both], finals[:both])
+    found = paired(others, finals)
     return f"{found.mean:+.1f} [{found.low:.1f}, {found.high:.1f}]"
 
 
@@ -162,7 +189,7 @@ def plot(rows: Sequence[Row], path: Path) -> None:
                 colour = colours.get(row["arm"], muted)
                 axis.plot([found.low, found.high], [at, at], color=colour, linewidth=2)
                 axis.plot([found.mean], [at], "o", color=colour, markersize=6)
-            base = interval(rows[0]["finals"]).mean
+            base = interval(next(row["finals"] for row in rows if row["arm"] == "single")).mean
             axis.axvline(base, color=muted, linewidth=1, linestyle=(0, (4, 3)))
             assisted = " (oracle-assisted)" if mine[0]["assisted"] else ""
             axis.set_title(judge + assisted, fontsize=9.5, loc="left", color=ink)
@@ -191,7 +218,7 @@ def main() -> None:
         policy = Mixed() if asked.name == "mixed" else make_policy(asked.name)
         table(run(policy, asked))
         return
-    rows = json.loads(Path(asked.name).read_text(encoding="utf-8"))
+    rows = _read(Path(asked.name))
     if asked.what == "table":
         table(rows)
     else:
