@@ -155,8 +155,9 @@ def solve(
         Path | None, typer.Option(help="Folder for a file of each arm and a plot.")
     ] = None,
     resume: Resume = False,
+    max_errored: MaxErrored = 0.1,
     as_json: AsJson = False,
-) -> None:
+) -> int:
     """Answer questions with test-time loops, side by side."""
     from heartloop.policy.base import make_policy
     from heartloop.policy.loops import Budget, bank
@@ -175,8 +176,9 @@ def solve(
         print(json.dumps([row.model_dump(mode="json") for row in rows], indent=2))
     else:
         show_all([table(rows)])
-    if out:
+    if out and any(share is not None for row in rows for share in row.refine):
         draw(loop, out)
+    return lost(sum(r.unscored for r in rows), sum(r.tasks for r in rows), max_errored)
 
 
 @app.command(epilog="Example: heartloop stress --policy seedling --number 50")

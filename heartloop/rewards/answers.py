@@ -263,7 +263,12 @@ def _close(question: Question, answer: str) -> bool:
 
 def regex(question: Question, answer: str) -> Score:
     """Matches a pattern from end to end, case aside."""
-    right = any(re.fullmatch(p, answer.strip(), re.IGNORECASE) for p in question.answers)
+    try:
+        right = any(re.fullmatch(p, answer.strip(), re.IGNORECASE) for p in question.answers)
+    except re.error as error:
+        raise InvalidInput(
+            f"question {question.id!r} expects a pattern, has {question.answers!r}: {error}"
+        ) from error
     return _verdict(right, f"{answer!r:.80} does not match")
 
 

@@ -16,7 +16,7 @@ from heartloop.policy.loops.base import Attempt, Trace
 from heartloop.policy.loops.judges import Answered
 from heartloop.policy.loops.loop import Loop
 from heartloop.policy.loops.tasks import prompt
-from heartloop.rewards.answers import Question, Verifier
+from heartloop.rewards.answers import Check, Question, Verifier
 from heartloop.rewards.verifiers import verifier as read_verifier
 
 
@@ -44,12 +44,14 @@ def solve(
     Raises:
         OutputRefused: `out` exists or cannot be written.
         RecordError: `out` holds a broken line.
-        InvalidInput: `out` holds traces of another run, or `at_once` is below 1.
+        InvalidInput: `out` holds traces of another run, `at_once` is below 1, or a question is
+            not for its verifier.
     """
     if at_once < 1:
         raise InvalidInput(f"at_once must be at least 1, got {at_once!r}")
-    for spec in {question.verifier for question in questions} if verifier is None else ():
-        read_verifier(spec)  # a wrong name is told before anything is paid for
+    for question in questions:  # what cannot be checked is told before anything is paid for
+        if isinstance(check := _check(question, verifier), Check):
+            check(question, question.answers[0])
     done = _resumed(out, loop, seed, oracle, verifier, questions) if out and resume else {}
     lock, tell = Lock(), on_trace or (lambda trace: None)
     file = _opened(out, resume) if out else None
@@ -129,7 +131,9 @@ def read(path: str | Path) -> list[Trace]:
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror}") from error
     traces = []
-    for number, line in enumerate(filter(None, lines), 1):
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
             traces.append(Trace.model_validate_json(line))
         except ValidationError as error:
@@ -156,18 +160,25 @@ def _append(file: int, trace: Trace) -> None:
     os.fsync(file)
 
 
+def _mend(path: Path) -> None:
+    """Take off a last line that was cut short: its task is done again."""
+    try:
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.truncate(path, whole)
+    except OSError as error:
+        raise OutputRefused(f"cannot go on with {path}: {error.strerror}") from error
+
+
 def _resumed(
     path: Path, loop: Loop, seed: int, oracle: bool, verifier: Verifier | None,
     questions: Sequence[Question],
 ) -> dict[str, Trace]:  # fmt: skip
-    """What a file holds already; a last line that was cut short is taken off and done again."""
+    """What a file holds already."""
     if not path.exists():
         return {}
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        with path.open("r+b") as file:
-            file.truncate(whole)
+    _mend(path)
     own = {q.id: (prompt(q, seed).seed, _check(q, verifier).id) for q in questions}
     if oracle and questions:
         loop = _assisted(loop, questions[0], _check(questions[0], verifier))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -195,9 +195,10 @@ def table(rows: Sequence[Summary]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    grid = Table(box=SIMPLE_HEAD, pad_edge=False, caption=_caption(rows))
-    for column in _COLUMNS:
-        grid.add_column(column, justify="left" if column == "arm" else "right")
+    grid = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_caption(rows))
+    for column, width in _COLUMNS.items():
+        justify: Literal["left", "right"] = "left" if column == "arm" else "right"
+        grid.add_column(column, justify=justify, max_width=width, overflow="fold")
     for row in rows:
         grid.add_row(*map(Text, _cells(row)))
         for name, share in _below(row):
@@ -228,16 +229,15 @@ def _cells(row: Summary) -> tuple[str, ...]:
         f"{over.mean:+.1f} [{over.low:.1f}, {over.high:.1f}]" if over else "",
         f"{row.first:.1f}" if row.first is not None else "-",
         "-" if not row.any or row.any[-1] is None else f"{row.any[-1]:.1f}",
-        f"{row.right_to_wrong} lost, {row.wrong_to_right} won",
-        f"{row.samples:.1f}",
-        f"{row.tokens:.1f}" if row.tokens is not None else "-",
+        f"{row.right_to_wrong}, {row.wrong_to_right}",
+        f"{row.samples:.1f}, {'-' if row.tokens is None else f'{row.tokens:.1f}'}",
     )
 
 
 ASSISTED = " (oracle-assisted)"
-_COLUMNS = (
-    "arm", "right %", "95 %", "over control", "first", "any", "flips", "samples", "tokens",
-)  # fmt: skip
+_COLUMNS = {"arm": 19, "right %": 5, "95 %": 7, "over control": 8, "first": 5, "any": 5,
+            "lost, won": 5, "samples, tokens": 8}  # fmt: skip
+"""With their widths: words are wrapped, so that a terminal of 80 columns shows all."""
 _COLOURS = (
     "--ink:#1c2430;--muted:#5b6675;--line:#d5dae1;--before:#8a94a3;--after:#b3492d;--bad:#a11"
 )

@@ -24,13 +24,16 @@ _ENDING = "\n\nEnd with a line that reads: A: <your final answer>"
 
 
 def load(path: str | Path) -> list[Question]:
-    """The questions of a file of GSM8K, SimpleQA, OlympiadBench, OlymMATH, Instruction Induction
-    or BIG-Bench Hard, or of one's own: {"question", "answer" or "answers", "verifier", ...}.
+    """The questions of a file.
+
+    Args:
+        path: JSON lines of GSM8K, SimpleQA, OlympiadBench, OlymMATH, Instruction Induction or
+            BIG-Bench Hard, or of one's own: {"question", "answer" or "answers", "verifier", ...}.
 
     Raises:
         InvalidInput: the file cannot be read or is empty.
         RecordError: a line is broken, or its id was used before.
-    """  # noqa: D205
+    """
     found: dict[str, Question] = {}
     for number, row in _rows(Path(path)):
         question = _question(path, number, row)
@@ -78,21 +81,29 @@ def _question(path: str | Path, number: int, row: Row) -> Question:
 
 
 def _id(row: Row, fields: Row) -> str:
-    return str(row.get("id") or hashlib.sha256(fields["text"].encode()).hexdigest()[:12])
+    given = row.get("id")
+    if given is None or given == "":
+        return hashlib.sha256(fields["text"].encode()).hexdigest()[:12]
+    return str(given)
+
+
+def _all(given: Any) -> tuple[str, ...]:
+    """The accepted answers of a field that holds one or several."""
+    return tuple(map(str, given)) if isinstance(given, list) else (str(given),)
 
 
 def _olympiad(row: Row) -> dict[str, Any]:
     # Several right answers of one problem stand in one string, with commas between them.
     slack = float(row.get("tolerance") or row.get("error") or 0)
     return {
-        "text": row["question"], "answers": tuple(row["final_answer"]), "verifier": "maths",
+        "text": row["question"], "answers": _all(row["final_answer"]), "verifier": "maths",
         "tolerance": slack,
     }  # fmt: skip
 
 
 def _induction(row: Row) -> dict[str, Any]:
     text = f"{row['instruction']}\n\nInput: {row['input']}"
-    return {"text": text, "answers": tuple(row["outputs"]), "verifier": row["metric"]}
+    return {"text": text, "answers": _all(row["outputs"]), "verifier": row["metric"]}
 
 
 def _bbh(row: Row) -> dict[str, Any]:
@@ -117,15 +128,15 @@ def _own(row: Row) -> dict[str, Any]:
 
     Many files, SimpleQA's own among them, call the question a problem.
     """
-    golds = row["answers"] if "answers" in row else (row["answer"],)
+    golds = _all(row["answers"] if "answers" in row else row["answer"])
     given = {key: row[key] for key in _OWN if key in row}
-    if all("####" in str(gold) for gold in golds):
-        golds = [str(gold).rsplit("####", 1)[1].strip() for gold in golds]
+    if golds and all("####" in gold for gold in golds):
+        golds = tuple(gold.rsplit("####", 1)[1].strip() for gold in golds)
         given.setdefault("verifier", "numeric")
     if row.get("answer_type") in _TYPES:
         given.setdefault("verifier", _TYPES[row["answer_type"]])
     text = row["question"] if "question" in row else row["problem"]
-    return {"text": text, "answers": tuple(map(str, golds)), **given}
+    return {"text": text, "answers": golds, **given}
 
 
 _KINDS: tuple[tuple[set[str], Callable[[Row], dict[str, Any]]], ...] = (

@@ -99,9 +99,10 @@ def test_cues_of_ones_own_are_said_from_the_command_line(tmp_path):
         "[bank.neutral]\ntexts = ['Once more, please.']\n"
         "[[stimuli]]\nid = 'M1'\ntext = 'All hangs on it.'\ndemand = false\n", "utf-8"
     )  # fmt: skip
-    words = ["solve", str(facts(tmp_path)), "--policy", "echo", "--cues", str(mine)]
-    words += ["--loop", "neutral", "--loop", "emotion-prompt:M1", "--out", str(out)]
-    assert main(words) == 0
+    with FaultServer(lambda body: "A: Rome") as server:
+        words = ["solve", str(facts(tmp_path)), "--policy", f"openai:solver@{server.base_url}"]
+        words += ["--loop", "neutral", "--loop", "emotion-prompt:M1", "--out", str(out)]
+        assert main([*words, "--cues", str(mine)]) == 0
     said = {"neutral": "Once more, please.", "emotion-prompt-M1": "All hangs on it."}
     for name, text in said.items():
         trace = read(out / f"{name}.jsonl")[0]
@@ -124,6 +125,18 @@ def test_wrong_input_is_told_in_one_line_before_anybody_is_asked(tmp_path, capsy
     assert main([*words, *option]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert why in line
+
+
+def test_a_run_of_which_most_stays_unscored_fails(tmp_path, capsys):
+    def refuse(body):
+        return "" if "Capital? 0" not in body["messages"][-1]["content"] else "A: Rome"
+
+    with FaultServer(refuse) as server:
+        words = ["solve", str(facts(tmp_path)), "--policy", f"openai:mute@{server.base_url}"]
+        words += ["--loop", "single", "--max-errored"]
+        assert main([*words, "0.7", "--out", str(tmp_path / "run")]) == 0
+        assert main([*words, "0.6"]) == 1
+    assert "2 of 3 could not be scored" in capsys.readouterr().err
 
 
 def test_the_command_prints_a_row_for_each_arm_and_refuses_a_used_folder(tmp_path, capsys):

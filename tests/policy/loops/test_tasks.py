@@ -65,6 +65,19 @@ def test_names_of_fields_that_the_publishers_use_are_understood(tmp_path):
     assert (second.text, second.verifier) == ("Who?", "fact")
 
 
+def test_one_answer_needs_no_list_and_a_number_is_an_id(tmp_path):
+    path = write(
+        tmp_path / "own.jsonl",
+        {"id": 0, "question": "Where?", "answers": "Paris"},
+        {"id": "", "question": "How long?", "final_answer": "2.5"},
+        {"instruction": "Shout.", "input": "hey", "outputs": "HEY", "metric": "exact"},
+    )
+    found = load(path)
+    assert [q.answers for q in found] == [("Paris",), ("2.5",), ("HEY",)]
+    assert found[0].id == "0"
+    assert len(found[1].id) == 12
+
+
 @pytest.mark.parametrize(
     ("row", "reason"), [({"question": "2+2?"}, "answer"), ([1], "object"),
                         ({"question": "a", "answers": []}, "answers")]
