@@ -48,7 +48,7 @@ class ChatPolicy:
         try:
             said = await self.model(_messages(prompt.history), self._drawn(prompt), "policy")
             who = f"{said.model} (finish {said.finish!r})"
-            # No answer has no tokens: 0 is a server that does not count.
+            # No answer has no tokens: 0 is a model that does not count.
             return _read(said.text, who, said.completion_tokens or None)
         except CallFailure as failure:
             return failure

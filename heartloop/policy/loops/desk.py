@@ -64,7 +64,7 @@ class Desk:
         if reply.tokens is None and isinstance(reply, Reply) and self.budget.tokens is not None:
             raise InvalidInput(
                 "a budget of tokens needs a policy that reports how many it samples, as models and "
-                "most endpoints do; this one does not: limit samples or seconds instead"
+                "endpoints do; this one does not: limit samples or seconds instead"
             )
         return reply.tokens or 0
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from aiohttp import web
 
 from heartloop.cli import main
 from heartloop.errors import UnknownName
@@ -66,6 +67,17 @@ def test_tokens_of_a_policy_that_counts_none_cannot_be_limited(tmp_path, capsys)
     assert main(["solve", str(tasks), *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "limit samples or seconds" in line
+
+
+def test_the_tokens_of_an_endpoint_that_counts_none_are_limited_by_an_estimate(tmp_path):
+    def silent(body):
+        return web.json_response({"choices": [{"message": {"content": "A: Rome, I think"}}]})
+
+    out = tmp_path / "run"
+    with FaultServer(silent) as server:
+        words = ["solve", str(facts(tmp_path)), "--policy", f"openai:solver@{server.base_url}"]
+        assert main([*words, "--loop", "heart", "--tokens", "5", "--out", str(out)]) == 0
+    assert [(t.tokens, t.stopped) for t in read(out / "heart.jsonl")] == [(8, "tokens")] * 3
 
 
 def facts(tmp_path):
