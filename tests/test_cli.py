@@ -11,6 +11,7 @@ import pytest
 from heartloop import cli
 from heartloop.errors import MissingExtra, TrainingFailure
 from heartloop.rewards.answers import VERIFIERS
+from heartloop.rewards.fact_judge import FactJudge
 from heartloop.simusers.scenario import pack
 
 FIRST = pack("test")[0].id
@@ -272,6 +273,7 @@ def test_version_names_the_user_and_the_verifiers_that_score(capsys):
     assert out.startswith("heartloop ")
     assert "embedded/" in out
     assert all(f"\n{check.id}\n" in out for check in VERIFIERS.values())
+    assert f"\n{FactJudge.version}\n" in out
 
 
 def test_a_reader_that_leaves_early_hears_no_complaint():

@@ -68,6 +68,7 @@ def version() -> None:
     from importlib.metadata import version
 
     from heartloop.rewards.answers import VERIFIERS
+    from heartloop.rewards.fact_judge import FactJudge
     from heartloop.simusers.registry import STYLES, make_user
     from heartloop.simusers.sage_record import reader
 
@@ -76,3 +77,4 @@ def version() -> None:
         print(user)
     for check in VERIFIERS.values():
         print(check.id)
+    print(FactJudge.version)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
 from heartloop.errors import CallFailure
 from heartloop.llm import ChatModel, Decoding, complete
@@ -11,8 +12,6 @@ from heartloop.llm.ledger import bare
 from heartloop.rewards.answers import Grade, Question, graded, plain
 from heartloop.types import Message, Score
 
-VERSION = "1.1"
-"""Changes with the question put to the model and with how its verdict is read."""
 _LETTERS = {"a": Grade.CORRECT, "b": Grade.INCORRECT, "c": Grade.NOT_ATTEMPTED}
 
 
@@ -49,11 +48,13 @@ class FactJudge:
     model: ChatModel
     wrong: float = 0.0
     """What an incorrect answer scores; -1 makes guessing costly."""
+    version: ClassVar[str] = "fact-judge/1.1"
+    """Changes with the question put to the model and with how its verdict is read."""
 
     @property
     def id(self) -> str:
         """The judge with the version of its question, what it takes off, and its model."""
-        return f"fact-judge/{VERSION}:{self.wrong:g}+{bare(self.model.spec)}"
+        return f"{self.version}:{self.wrong:g}+{bare(self.model.spec)}"
 
     def __call__(self, question: Question, text: str) -> Score:
         """The grade the model gives; None where the call failed or its words are no grade."""

@@ -12,7 +12,7 @@ from heartloop.errors import EpisodeFailure, InvalidInput
 from heartloop.policy.loops.base import Kind
 from heartloop.rewards.answers import Question, Verifier
 from heartloop.rewards.base import Reward
-from heartloop.simusers.base import SimUser, UserState
+from heartloop.simusers.base import UserState
 from heartloop.types import (
     Episode,
     HiddenGoal,
@@ -79,14 +79,15 @@ class _Heard:
         return _Heard, ()  # another process hears for itself
 
     def state(
-        self, user: SimUser, goal: HiddenGoal, said: tuple[Message, ...], seed: int
+        self, make_user: MakeUser, goal: HiddenGoal, said: tuple[Message, ...], seed: int
     ) -> UserState:
-        """Where somebody of that goal stands; `user` is used to find out what is not known yet."""
+        """Where somebody of that goal stands."""
         key = (goal, said, seed)
         with self._lock:
             if key in self._states:
                 self._states.move_to_end(key)
                 return self._states[key]
+        user = make_user()
         user.open(_stand_in(goal, said[0].content.strip() or "-"), seed)
         for at, message in enumerate(said):
             if message.role == "assistant":
@@ -123,9 +124,8 @@ class StandIn:
         parts: dict[str, float] = {}
         for goal in HiddenGoal:
             try:
-                state = self._heard.state(self.make_user(), goal, heard, prompt.seed)
                 user = self.make_user()
-                user.restore(state)
+                user.restore(self._heard.state(self.make_user, goal, heard, prompt.seed))
                 parts[goal.value] = user.react(said).emotion / 100
             except EpisodeFailure:
                 continue
