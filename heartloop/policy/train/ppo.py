@@ -41,6 +41,7 @@ class Critic(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy here
             learns: Whether the trunk learns as well; otherwise the head alone does.
         """
         super().__init__()
+        self._middle = (network.config.get_text_config().num_hidden_layers + 1) // 2
         self.network = network.float().requires_grad_(learns)
         self.learns = learns
         head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 1))
@@ -80,9 +81,10 @@ class Critic(nn.Module):  # type: ignore[misc]  # torch is untyped to mypy here
         keep = mask.shape[1]
         with torch.set_grad_enabled(self.learns and torch.is_grad_enabled()):
             layers = self.network(
-                input_ids=ids, attention_mask=attention, use_cache=False, output_hidden_states=True
-            ).hidden_states
-            read = [layers[at][:, -keep - 1 : -1][mask].float() for at in (len(layers) // 2, -1)]
+                input_ids=ids, attention_mask=attention, use_cache=False,
+                output_hidden_states=[self._middle, -1],
+            ).hidden_states  # fmt: skip
+            read = [layers[at][:, -keep - 1 : -1][mask].float() for at in (self._middle, -1)]
             return torch.cat([F.layer_norm(part, part.shape[-1:]) for part in read], dim=-1)
 
     def forward(
@@ -105,7 +107,7 @@ class CriticLearner:
         ppo = config.ppo
         self.critic = critic
         self.optimiser = torch.optim.AdamW(
-            [p for p in critic.parameters() if p.requires_grad],
+            [weight for _, weight in self._learnt()],
             lr=ppo.learning_rate, weight_decay=0.0,
         )  # fmt: skip
         self.rate = torch.optim.lr_scheduler.LambdaLR(
@@ -119,18 +121,24 @@ class CriticLearner:
         self.optimiser.zero_grad(set_to_none=True)
 
     def save(self, folder: Path) -> None:
-        """Write both beside the model of a checkpoint."""
-        from safetensors.torch import save_model
+        """Write both beside the model of a checkpoint, of the critic what learns."""
+        from safetensors.torch import save_file
 
-        save_model(self.critic, str(folder / CRITIC))
+        save_file({n: w.detach().contiguous() for n, w in self._learnt()}, str(folder / CRITIC))
         checkpoint.save_optimiser(folder / OPTIMISER, self.optimiser)
 
     def load(self, folder: Path) -> None:
-        """Read both back."""
-        from safetensors.torch import load_model
+        """Read both back; a trunk that stands still must be there already."""
+        from safetensors.torch import load_file
 
-        load_model(self.critic, str(folder / CRITIC))
+        found = load_file(str(folder / CRITIC))
+        with torch.no_grad():
+            for name, weight in self._learnt():
+                weight.copy_(found[name])
         checkpoint.load_optimiser(folder / OPTIMISER, self.optimiser)
+
+    def _learnt(self) -> list[tuple[str, nn.Parameter]]:
+        return [(n, w) for n, w in self.critic.named_parameters() if w.requires_grad]
 
 
 class PpoTrainer(DialogueTrainer):

@@ -13,8 +13,8 @@ from typing import Any
 
 from heartloop.config import RlSettings, TrainConfig
 from heartloop.env.play import Task, World
-from heartloop.errors import TrainingFailure, extra
-from heartloop.policy.train import checkpoint, ranks
+from heartloop.errors import InvalidInput, TrainingFailure, extra
+from heartloop.policy.train import checkpoint, learner, ranks
 from heartloop.policy.train.metrics import Row, figures, seconds
 from heartloop.policy.train.rollout import Driver, Rollout
 from heartloop.policy.train.sampler import Sampler
@@ -53,24 +53,26 @@ def train_rl(session: Session, world: World, scenarios: Sequence[Scenario]) -> N
     rate = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: schedule(step + done, config.rl)
     )
-    kind, own = _trainer(session, done)
+    begun = _beginning(session, done)
+    if config.rl.beta and begun and not config.policy.lora:
+        # From where TRL loads what the policy must not stray from.
+        speaker.model.config._name_or_path = str(begun)
+    kind, own = _trainer(session, done, begun)
     if session.start and done:
         checkpoint.load_optimiser(session.start / checkpoint.OPTIMISER, optimiser)
-    if config.rl.beta and not config.policy.lora:
-        _keep_reference(session)
-    begun = done // updates(config.rl) * rows_per_batch(config.rl)
+    first = done // updates(config.rl) * rows_per_batch(config.rl)
     by_engine = config.rl.sampler == "vllm"
     with closing(Sampler(speaker, config)) if by_engine else nullcontext() as sampler:
         driver = Driver(
             world, speaker, reward(config.reward.spec), config.policy.max_new_tokens,
             config.policy.temperature, sampler.talk if sampler else None,
         )  # fmt: skip
-        saves = [learner.save for learner in own.values()]
+        saves = [beside.save for beside in own.values()]
         steps = _Steps(session, driver, optimiser, saves, done)
         trainer = kind(
             speaker.model, speaker.tokenizer,
             trl_adapter.arguments(config, str(session.out), config.rl.steps - done),
-            prompts(config, len(scenarios))[begun:], scenarios, steps.play, config, done, sampler,
+            prompts(config, len(scenarios))[first:], scenarios, steps.play, config, done, sampler,
             callbacks=[trl_adapter.watcher(steps.learnt)], optimizers=(optimiser, rate), **own,
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
@@ -78,23 +80,27 @@ def train_rl(session: Session, world: World, scenarios: Sequence[Scenario]) -> N
     speaker.model.eval()
 
 
-def _trainer(session: Session, done: int) -> tuple[Any, dict[str, Any]]:
-    """The class of the trainer, and what it learns beside the policy."""
+def _trainer(session: Session, done: int, begun: Path | None) -> tuple[Any, dict[str, Any]]:
+    """The class of the trainer, and what it learns beside the policy.
+
+    The critic begins with the policy as the stage found it, which lies in `begun` by now where the
+    checkpoint has not the critic's trunk.
+    """
     import torch
 
     from heartloop.policy.train import ppo, trl_adapter
 
     if session.config.rl.algorithm == "grpo":
         return trl_adapter.DialogueTrainer, {}
-    config = session.config
+    config, model = session.config, session.speaker.model
+    if done and begun and not config.ppo.learn_trunk:
+        model = learner.load(config, begun).model
     torch.manual_seed(config.run.seed)  # of the critic's head
-    critic = ppo.Critic.like(
-        session.speaker.model, config.ppo.learn_trunk, config.policy.gradient_checkpointing
-    )
-    learner = ppo.CriticLearner(critic, config, done // updates(config.rl))
+    critic = ppo.Critic.like(model, config.ppo.learn_trunk, config.policy.gradient_checkpointing)
+    teacher = ppo.CriticLearner(critic, config, done // updates(config.rl))
     if session.start and done:
-        learner.load(session.start)
-    return ppo.PpoTrainer, {"learner": learner}
+        teacher.load(session.start)
+    return ppo.PpoTrainer, {"learner": teacher}
 
 
 def updates(rl: RlSettings) -> int:
@@ -149,16 +155,26 @@ def horizon(step: int, rl: RlSettings, full: int) -> int | None:
     return 1 + step * (full - 1) // rl.curriculum
 
 
-def _keep_reference(session: Session) -> None:
-    """Save the policy as this stage found it, from where TRL loads what it must not stray from."""
+def _beginning(session: Session, done: int) -> Path | None:
+    """Where the policy lies as this stage found it, written there once; None where none needs it.
+
+    Raises:
+        InvalidInput: the stage is resumed, and it is gone.
+    """
+    config = session.config
+    critic = config.rl.algorithm == "ppo" and not config.ppo.learn_trunk
+    if not critic and (not config.rl.beta or config.policy.lora):
+        return None
     folder = session.out / f"reference-{session.state.stage}"
+    if done and not folder.exists():
+        raise InvalidInput(f"cannot resume: {folder}, the policy as it began, is gone")
     if session.leads and not folder.exists():
         part = folder.with_suffix(".part")
         part.mkdir(exist_ok=True)
         session.speaker.save(part)
         part.rename(folder)
     ranks.wait()
-    session.speaker.model.config._name_or_path = str(folder)
+    return folder
 
 
 class _Steps:

@@ -22,10 +22,10 @@ def tokens():
     return build.tokenizer(texts)
 
 
-def tiny_model(tokens, seed: int = 0) -> Qwen3ForCausalLM:
+def tiny_model(tokens, seed: int = 0, layers: int = 2) -> Qwen3ForCausalLM:
     torch.manual_seed(seed)
     config = Qwen3Config(
-        vocab_size=len(tokens), hidden_size=32, num_hidden_layers=2, num_attention_heads=2,
+        vocab_size=len(tokens), hidden_size=32, num_hidden_layers=layers, num_attention_heads=2,
         num_key_value_heads=1, head_dim=16, intermediate_size=64, tie_word_embeddings=True,
         pad_token_id=tokens.pad_token_id, eos_token_id=tokens.eos_token_id, bos_token_id=None,
     )  # fmt: skip

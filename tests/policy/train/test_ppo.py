@@ -5,12 +5,15 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.nn import functional as F
 
 from heartloop import config as settings
 from heartloop.env.play import LocalWorld
 from heartloop.policy.train import metrics, ppo, rl, trl_adapter
 from heartloop.policy.train.rollout import Driver
 from heartloop.rewards import reward
+from tests.policy.train.conftest import tiny_model
 from tests.policy.train.test_rl import Speller, recipe, train
 from tests.policy.train.test_trl_adapter import EMBEDDED, SCENARIOS
 
@@ -125,6 +128,24 @@ def test_values_are_exact_where_the_network_computes_in_half_precision(speaker):
     assert torch.equal(values, critic.head(states).squeeze(-1))
 
 
+def test_of_all_layers_states_the_critic_keeps_the_two_that_it_reads(tokens, monkeypatch):
+    model = tiny_model(tokens, layers=5)
+    critic = ppo.Critic.like(model)
+    ids = torch.arange(3, 15).reshape(2, 6)
+    seen = torch.ones(2, 4, dtype=torch.bool)
+    with torch.no_grad():
+        every = model.model(ids, output_hidden_states=True).hidden_states
+    read, kept = critic.network.forward, []
+    monkeypatch.setattr(
+        critic.network, "forward", lambda **given: kept.append(read(**given)) or kept[-1]
+    )
+    found = critic.states(ids, torch.ones_like(ids), seen)
+    assert [state is not None for state in kept[0].hidden_states] == [0, 0, 0, 1, 0, 1]
+    width = model.config.hidden_size
+    wanted = [every[at][:, 1:-1][seen] for at in (3, 5)]
+    assert torch.equal(found, torch.cat([F.layer_norm(w, (width,)) for w in wanted], -1))
+
+
 @pytest.mark.parametrize("learns", [False, True])
 def test_a_trunk_that_learns_saves_memory_where_the_policy_does(speaker, learns):
     policy = copy.deepcopy(speaker.model)
@@ -215,21 +236,28 @@ def test_a_batch_of_equal_returns_is_not_blown_up(speaker, tmp_path):
     assert math.isnan(stage.trainer._explained(tiny, tiny, stage.mask))
 
 
-def test_the_critic_and_its_optimiser_come_back_from_a_checkpoint(speaker, tmp_path):
-    stage = Stage(speaker, tmp_path)
+@pytest.mark.parametrize("learns", [False, True])
+def test_the_critic_and_its_optimiser_come_back_from_a_checkpoint(speaker, tmp_path, learns):
+    begun = copy.deepcopy(speaker.model)
+    kinds = {"learn_trunk": learns, "passes": 2}
+    stage = Stage(speaker, tmp_path, config=changed(ppo=kinds))
     stage.learner.save(tmp_path)
-    with torch.no_grad():  # a policy that has learnt in the meantime
-        for weight in speaker.model.parameters():
-            weight.add_(0.1)
-    config = changed(ppo={"warmup_steps": 4})
-    other = ppo.CriticLearner(ppo.Critic.like(speaker.model), config, done=1)
+    names = set(load_file(tmp_path / ppo.CRITIC))
+    assert any(name.startswith("network.") for name in names) == learns, "what stands still is not"
+    if learns:
+        with torch.no_grad():  # a policy that has learnt in the meantime
+            for weight in begun.parameters():
+                weight.add_(0.1)
+    config = changed(ppo={"warmup_steps": 4, **kinds})
+    other = ppo.CriticLearner(ppo.Critic.like(begun, learns), config, done=1)
     other.load(tmp_path)
     pairs = zip(stage.learner.critic.parameters(), other.critic.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert other.critic.head[-1].weight.any(), "it had learnt something"
-    moments = [list(x.optimiser.state_dict()["state"].values()) for x in (stage.learner, other)]
-    for one, same in zip(*moments, strict=True):
-        assert all(torch.equal(one[name], same[name]) for name in one)
+    one, same = (x.optimiser.state_dict()["state"] for x in (stage.learner, other))
+    assert one.keys() == same.keys()
+    for number, moments in one.items():
+        assert all(torch.equal(moments[name], same[number][name]) for name in moments)
     assert other.optimiser.param_groups[0]["lr"] == pytest.approx(2 / 5 * config.ppo.learning_rate)
 
 

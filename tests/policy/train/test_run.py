@@ -11,6 +11,7 @@ from statistics import fmean
 
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file
 
 from heartloop import config as settings
 from heartloop.env.record import read
@@ -289,6 +290,29 @@ def test_a_curriculum_plays_short_dialogues_first(folder, tmp_path):
     turns = [len(e.turns) for _, e in read(out / "episodes.jsonl")]
     assert set(turns[:6]) == {1}
     assert max(turns[6:]) == 4
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_critics_trunk_is_written_once_and_found_again(folder, tmp_path, rank):
+    pytest.importorskip("peft")
+    stages = STAGES | {"run.stages": ["warmup", "rl"], "policy.lora": rank, "run.keep": 2}
+    config = recipe(folder, tmp_path / "run", **{k: json.dumps(v) for k, v in stages.items()})
+    out = run(config)[0].folder
+    last = out / "checkpoint-4"
+    assert {name.split(".")[0] for name in load_file(last / "critic.safetensors")} == {"head"}
+    assert (last / "critic.safetensors").stat().st_size < (
+        folder / "model.safetensors"
+    ).stat().st_size
+    whole = {path.name: path.read_bytes() for path in last.glob("*.safetensors")}
+    shutil.rmtree(last)
+    (out / "eval-after.jsonl").unlink()
+    run(config, resume=True)
+    assert {path.name: path.read_bytes() for path in last.glob("*.safetensors")} == whole
+    shutil.rmtree(last)
+    (out / "eval-after.jsonl").unlink()
+    shutil.rmtree(out / "reference-1")
+    with pytest.raises(InvalidInput, match="reference-1, the policy as it began, is gone"):
+        run(config, resume=True)
 
 
 def test_adapters_are_trained_saved_and_resumed(folder, tmp_path):
