@@ -141,15 +141,16 @@ def _played(loop: Loop, people: Sequence[Scenario], seed: int, *, rehearse: bool
     }
 
 
-def table(rows: Sequence[Row]) -> None:
+def table(rows: Sequence[Row], control: str = CONTROL) -> None:
     """Mean final emotion with its interval, and differences paired over the people."""
-    print("| judge | loop | people | samples a turn | final emotion | over single | over neutral |")
+    print("| judge | loop | people | samples a turn | final emotion | over single |"
+          f" over {control} |")  # fmt: skip
     print("|---|---|---|---|---|---|---|")
     finals = {(row["judge"], row["arm"]): row["finals"] for row in rows}
     for row in sorted(rows, key=_place):
         judge, arm = row["judge"], row["arm"]
         over = _over(row["finals"], finals.get(("-", "single")), arm == "single")
-        beside = _over(row["finals"], finals.get((judge, CONTROL)), arm == CONTROL)
+        beside = _over(row["finals"], finals.get((judge, control)), arm == control)
         mark = " (oracle-assisted)" if row["assisted"] else ""
         print(f"| {judge}{mark} | {arm} | {len(row['finals'])} | {row['samples']:.1f} | "
               f"{interval(row['finals'])} | {over} | {beside} |")  # fmt: skip
@@ -213,6 +214,7 @@ def main() -> None:
     parser.add_argument("--mode", choices=MODES, help="what is shown; none joins cue and words")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--judges", nargs="+", choices=JUDGES, default=JUDGES)
+    parser.add_argument("--control", choices=ARMS, default=CONTROL, help="of the table")
     asked = parser.parse_args()
     if asked.what == "run":
         policy = Mixed() if asked.name == "mixed" else make_policy(asked.name)
@@ -220,7 +222,7 @@ def main() -> None:
         return
     rows = _read(Path(asked.name))
     if asked.what == "table":
-        table(rows)
+        table(rows, asked.control)
     else:
         plot(rows, asked.out or Path(asked.name).with_suffix(".svg"))
 

@@ -79,20 +79,31 @@ def test_a_file_that_is_no_run_is_named(call, tmp_path):
             call(*words)
 
 
+def row(judge, arm, *finals):
+    return {"judge": judge, "arm": arm, "finals": finals, "samples": 2.0, "assisted": False}
+
+
 def test_the_table_compares_person_by_person_and_the_picture_shows_each_judge(
     call, capsys, tmp_path
 ):
     pytest.importorskip("matplotlib")
     path = tmp_path / "run.json"
-    for arm in ("neutral", "best-of-n"):
-        call("run", "mixed", "--out", path, *FEW, "--arms", arm)
-    capsys.readouterr()
+    rows = [
+        row("form", "neutral", 20, 40),
+        row("-", "single", 10, 20),
+        row("form", "heart", 50, 45),
+    ]
+    path.write_text(json.dumps(rows))
     call("table", path)
-    lines = capsys.readouterr().out.splitlines()[2:]
-    assert [line.split(" | ")[1] for line in lines] == ["single", "best-of-n", "neutral"]
-    finals = {row["arm"]: row["finals"] for row in json.loads(path.read_text())}
-    over = [a - b for a, b in zip(finals["best-of-n"], finals["neutral"], strict=True)]
-    assert f"| {sum(over) / 2:+.1f} [{min(over):.1f}, {max(over):.1f}] |" in lines[1]
+    head, _, *lines = capsys.readouterr().out.splitlines()
+    assert head.endswith("| over neutral |")
+    assert [line.split(" | ")[1] for line in lines] == ["single", "heart", "neutral"]
+    assert lines[1].endswith("| +32.5 [25.0, 40.0] | +17.5 [5.0, 30.0] |")
+    assert lines[2].endswith("| +15.0 [10.0, 20.0] |  |")
+    call("table", path, "--control", "heart")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith("| over heart |")
+    assert lines[4].endswith("| -17.5 [-30.0, -5.0] |")
     call("plot", path, "--out", tmp_path / "run.svg")
     drawn = (tmp_path / "run.svg").read_text("utf-8")
-    assert ">form<" in drawn and ">best-of-n<" in drawn
+    assert ">form<" in drawn and ">heart<" in drawn
