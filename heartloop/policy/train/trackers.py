@@ -53,8 +53,11 @@ class Trackers:
             kind.on_log(self._args, self._state, self._control, logs=dict(numbers))
 
     def close(self) -> None:
-        """Have everything written."""
+        """Have everything written, and let a later run of this process begin one of its own."""
         self._each("on_train_end")
+        for kind in self._kinds:
+            if wandb := getattr(kind, "_wandb", None):
+                wandb.finish()  # the others end by themselves
 
     def _each(self, event: str, **given: Any) -> None:
         for kind in self._kinds:
