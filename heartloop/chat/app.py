@@ -20,7 +20,8 @@ from heartloop.chat.editor import written
 from heartloop.chat.entries import ABOUT, Mode
 from heartloop.chat.export import export, quote
 from heartloop.chat.session import Due
-from heartloop.chat.stage import Stage
+from heartloop.chat.stage import WIDE, Stage
+from heartloop.chat.store import Hit, Listed
 from heartloop.chat.widgets import Composer, Said, Sessions
 from heartloop.errors import HeartloopError, InvalidInput
 from heartloop.policy.evals.show import plain
@@ -41,6 +42,7 @@ class ChatApp(Stage):
 
     async def on_composer_sent(self, event: Composer.Sent) -> None:
         """Do the command, or say the text; what could not be done is given back to be mended."""
+        self.clear_notifications()
         try:
             found = commands.parse(event.text, self.session.mode)
             if found:
@@ -86,7 +88,8 @@ class ChatApp(Stage):
     def do_help(self, _: str) -> None:
         """Show the table of commands."""
         mode = self.session.mode
-        table = commands.help_text(mode, self.desk.settings.keys)
+        narrow = self.size.width < WIDE
+        table = commands.help_text(mode, self.desk.settings.keys, narrow=narrow)
         self.push_screen(Help(f"# {mode}: {ABOUT[mode]}\n\n{table}\n\n{_KEYS}"))
 
     async def do_new(self, argument: str) -> None:
@@ -99,8 +102,14 @@ class ChatApp(Stage):
         """Show or hide the list."""
         panel = self.query_one(Sessions)
         panel.display = not panel.display
+        panel.query_one(Input).value = ""
         panel.show(self.desk.store.sessions())
         self.query_one("#list" if panel.display else Composer).focus()
+
+    def on_sessions_left(self) -> None:
+        """Hide the list."""
+        self.query_one(Sessions).display = False
+        self.query_one(Composer).focus()
 
     async def do_open(self, argument: str) -> None:
         """Open a stored session."""
@@ -109,18 +118,19 @@ class ChatApp(Stage):
     def do_search(self, argument: str) -> None:
         """Show what a search finds."""
         self.query_one(Sessions).display = True
-        self.query_one(Sessions).show(self._found(argument))
+        self.query_one(Sessions).show(self._found(argument), argument)
         field = self.query_one("#search", Input)
         field.value = argument
         field.focus()
 
-    def _found(self, text: str) -> Any:
-        return self.desk.store.search(text) if text.strip() else self.desk.store.sessions()
+    def _found(self, text: str) -> list[Listed | Hit]:
+        """The sessions of such a name, then the messages."""
+        return [*self.desk.store.sessions(text), *self.desk.store.search(text)]
 
     def on_sessions_asked(self, event: Sessions.Asked) -> None:
         """Search while one types."""
         try:
-            self.query_one(Sessions).show(self._found(event.text))
+            self.query_one(Sessions).show(self._found(event.text), event.text)
         except HeartloopError as error:
             self._complain(error)
 
@@ -220,10 +230,12 @@ class ChatApp(Stage):
         """Another simulated user."""
         await self.use(self.desk.begin(self.session.mode, argument))
 
-    def do_why(self, _: str) -> None:
-        """Show or hide the reasons."""
+    def do_why(self, argument: str) -> None:
+        """Show or hide the reasons; with a number, show those of that message."""
         panel = self.query_one("#why")
-        panel.display = self.session.why_shown = not panel.display
+        self._asked = self.session.felt(_number(argument)).id if argument else None
+        panel.display = self.session.why_shown = bool(argument) or not panel.display
+        self._refresh()
 
     def do_loop(self, _: str) -> None:
         """Show or hide the drafts."""

@@ -54,7 +54,7 @@ class Cast:
         self._make_policy, self._make_user = make_policy, make_user
         self._policies: dict[str, Policy] = {}
         self._users: dict[tuple[str, str], SimUser] = {}
-        self._lock = threading.Lock()
+        self._making, self._meeting = threading.Lock(), threading.Lock()
 
     def ready(self, spec: str) -> bool:
         """Whether a policy has been made already."""
@@ -62,14 +62,14 @@ class Cast:
 
     def policy(self, spec: str) -> Policy:
         """The policy of that spec; the first call may take long."""
-        with self._lock:
+        with self._making:
             if spec not in self._policies:
                 self._policies[spec] = self._make_policy(spec)
             return self._policies[spec]
 
     def user(self, spec: str, preset: str) -> SimUser:
-        """The simulated user of that spec, under a preset."""
-        with self._lock:
+        """The simulated user of that spec, under a preset; never waits for a policy."""
+        with self._meeting:
             if (spec, preset) not in self._users:
                 self._users[spec, preset] = self._make_user(spec, preset)
             return self._users[spec, preset]

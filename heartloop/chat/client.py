@@ -64,7 +64,8 @@ def chat(
     try:
         played = episodes(run) if run else ()
         desk = Desk(Cast(), store, base, people, played, settings(place))
-        first = _first(desk, mode, scenario, number)
+        desk.base = base.model_copy(update={"scenario": desk.person(scenario)})
+        first = _first(desk, mode, number)
         if not sys.stdin.isatty():
             raise InvalidInput("the client needs a terminal to be typed in; see heartloop play")
         ChatApp(desk, first).run()
@@ -76,13 +77,15 @@ def _person(people: Sequence[Scenario], seed: int) -> Scenario:
     return people[seed % len(people)]
 
 
-def _first(desk: Desk, mode: Mode, scenario: str, number: int | None) -> Session:
-    """The session to begin with."""
+def _first(desk: Desk, mode: Mode, number: int | None) -> Session:
+    """The session to begin with, when all who take part in it are known."""
     if mode is Mode.REPLAY:
-        return desk.replay(number or 1)
-    if number:
+        return desk.replay(1 if number is None else number)
+    if number is not None:
         return desk.open(number)
-    first = desk.begin(mode, scenario)
+    first = desk.begin(mode)
+    if first.setup.scenario:
+        desk.cast.user(first.setup.user, first.setup.preset)
     for spec in first.setup.policies:
         check_policy(spec)
     return first

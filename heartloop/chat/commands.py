@@ -65,7 +65,11 @@ COMMANDS = (
     ),
     Command("branch", "Go on from an earlier message.", "NUMBER", modes=_STORED, waits=True),
     Command(
-        "other", "Show the other version of a message.", key="ctrl+t", modes=_STORED, waits=True
+        "other",
+        "Show what followed, or another version.",
+        key="ctrl+t",
+        modes=_STORED,
+        waits=True,
     ),
     Command("stop", "Break off the reply, and keep what came.", key="escape"),
     Command("step", "Let the next one speak.", key="f5", modes=_WATCHING, waits=True),
@@ -74,7 +78,7 @@ COMMANDS = (
     Command("previous", "Show the episode before.", key="f7", modes=_REPLAYING, waits=True),
     Command("episode", "Show the episode of that number.", "NUMBER", modes=_REPLAYING, waits=True),
     Command("scenario", "Begin with another simulated user.", "ID", modes=_SIMULATED, waits=True),
-    Command("why", "Show or hide what moved the emotion.", key="f2"),
+    Command("why", "Show or hide what moved the emotion.", "[NUMBER]", "f2"),
     Command("loop", "Show or hide what a test-time loop tried.", key="f4", modes=_SPEAKING),
     Command("think", "Open or close the think blocks.", key="f3"),
     Command("copy", "Copy a message (the last one) or its code.", "[NUMBER|code]", "ctrl+y"),
@@ -113,13 +117,25 @@ def parse(text: str, mode: Mode) -> tuple[Command, str] | None:
     return command, rest.strip()
 
 
-def help_text(mode: Mode, keys: Mapping[str, str]) -> str:
-    """The commands of a mode as a Markdown table, with the keys that the person chose."""
+def help_text(mode: Mode, keys: Mapping[str, str], *, narrow: bool = False) -> str:
+    """The commands of a mode in Markdown, with the keys that the person chose.
+
+    Args:
+        mode: Which are shown.
+        keys: Those of the settings.
+        narrow: A list in place of a table, which a narrow terminal would cut off.
+    """
+    if narrow:
+        return "\n".join(_item(c, keys.get(c.name, c.key)) for c in in_mode(mode))
     rows = [
         f"| `{_cell(command.usage)}` | {keys.get(command.name, command.key)} | {command.about} |"
         for command in in_mode(mode)
     ]
     return "\n".join(["| command | key | what it does |", "|---|---|---|", *rows])
+
+
+def _item(command: Command, key: str) -> str:
+    return f"- `{command.usage}`{f' ({key})' if key else ''}: {command.about}"
 
 
 def _cell(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -22,6 +23,14 @@ from heartloop.types import Episode, Scenario, Value
 
 SETTINGS = "settings.toml"
 THEME = "textual-dark"
+_KEY = re.compile(
+    r"escape|((shift|ctrl|alt)\+)*(f([1-9]|1\d|2[0-4])|pageup|pagedown)"
+    r"|(ctrl|alt)\+(shift\+)?[a-z0-9]"
+)
+_WRITING = frozenset(
+    "ctrl+j ctrl+m ctrl+i ctrl+h ctrl+p ctrl+a ctrl+c ctrl+v ctrl+x ctrl+z".split()
+)
+"""Keys of the composer and of the palette; some a terminal cannot tell from Enter or Tab."""
 
 
 class Settings(Value):
@@ -56,6 +65,11 @@ def settings(folder: Path) -> Settings:
             raise ConfigError(f"{path}: {unknown('command', name, BY_NAME)}")
     taken = Counter(found.keys.get(c.name, c.key) for c in COMMANDS)
     for name, key in found.keys.items():
+        if not _KEY.fullmatch(key) or key in _WRITING:
+            raise ConfigError(
+                f'{path}: key {key!r} of {name!r} cannot be used: expected one such as "ctrl+l" or '
+                '"f10" that writing does not need'
+            )
         if taken[key] > 1:
             raise ConfigError(f"{path}: key {key!r} of {name!r} belongs to another command too")
     if found.region:
@@ -113,12 +127,17 @@ class Desk:
         changes = {
             "mode": mode,
             "policies": policies[:wanted],
-            "scenario": self._person(scenario) if mode in (Mode.HELP, Mode.WATCH) else None,
+            "scenario": self.person(scenario) if mode in (Mode.HELP, Mode.WATCH) else None,
             "episode": None,
         }
         return self._session(self.base.model_copy(update=changes))
 
-    def _person(self, name: str) -> Scenario | None:
+    def person(self, name: str = "") -> Scenario | None:
+        """The scenario whose id begins so; without a name the one at hand.
+
+        Raises:
+            UnknownName: there is none.
+        """
         if not name:
             return self.base.scenario or (self.people[0] if self.people else None)
         found = [person for person in self.people if person.id.startswith(name)]

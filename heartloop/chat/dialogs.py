@@ -8,12 +8,13 @@ from typing import ClassVar
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
-from textual.widgets import Input, Markdown, OptionList
+from textual.widgets import Input, Markdown
 from textual.widgets.option_list import Option
 
 from heartloop.chat.recall import ranked
+from heartloop.chat.widgets import Finder
 from heartloop.policy.evals.show import plain
 
 _MOST = 100
@@ -41,8 +42,7 @@ class Prompts(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "dismiss", "Close"),
-        Binding("up", "move('up')", "Newer"),
-        Binding("down,ctrl+r", "move('down')", "Older", priority=True),
+        Binding("ctrl+r", "older", "Older", priority=True),
     ]
 
     def __init__(self, prompts: Sequence[str], query: str = "") -> None:
@@ -53,9 +53,7 @@ class Prompts(ModalScreen[str | None]):
 
     def compose(self) -> ComposeResult:
         """A search over a list."""
-        with Vertical(id="prompts"):
-            yield Input(self._query, placeholder="search earlier prompts", id="sought")
-            yield OptionList(id="recalled", markup=False)
+        yield Finder("search earlier prompts", self._query, id="prompts")
 
     def on_mount(self) -> None:
         """All of them at first."""
@@ -68,26 +66,16 @@ class Prompts(ModalScreen[str | None]):
 
     def _show(self, query: str) -> None:
         self._found = ranked(query, self._prompts)[:_MOST]
-        listed = self.query_one(OptionList)
-        listed.clear_options()
-        listed.add_options([Option(Text(_line(text), no_wrap=True)) for text in self._found])
-        listed.highlighted = 0 if self._found else None
+        self.query_one(Finder).fill([Option(Text(_line(t), no_wrap=True)) for t in self._found])
 
-    def action_move(self, way: str) -> None:
+    def action_older(self) -> None:
         """To the next one."""
-        listed = self.query_one(OptionList)
-        listed.action_cursor_up() if way == "up" else listed.action_cursor_down()
+        self.query_one(Finder).action_move("down")
 
-    def on_input_submitted(self, event: Input.Submitted) -> None:
-        """Give the one that is marked."""
+    def on_finder_taken(self, event: Finder.Taken) -> None:
+        """Give the one that was taken."""
         event.stop()
-        at = self.query_one(OptionList).highlighted
-        self.dismiss(None if at is None else self._found[at])
-
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
-        """Give the one that was clicked."""
-        event.stop()
-        self.dismiss(self._found[event.option_index])
+        self.dismiss(self._found[event.place])
 
 
 def _line(text: str) -> str:

@@ -32,7 +32,7 @@ ABOUT = {
     Mode.TALK: "you write, the policy answers",
     Mode.HELP: "a simulated user writes, you answer and are scored",
     Mode.WATCH: "a policy answers a simulated user, step by step",
-    Mode.REPLAY: "a recorded episode, turn by turn",
+    Mode.REPLAY: "a recorded episode",
     Mode.COMPARE: "you write, two policies answer side by side",
 }
 
@@ -106,6 +106,11 @@ def check(setup: Setup) -> None:
     needs = {Mode.HELP: 0, Mode.REPLAY: 0, Mode.COMPARE: 2}.get(setup.mode, 1)
     if len(setup.policies) != needs:
         raise InvalidInput(f"{setup.mode} takes {needs} policies, got {setup.policies!r}")
+    if len(set(setup.policies)) < needs:
+        raise InvalidInput(
+            f"{setup.mode} takes two different policies, got {setup.policies[0]!r} twice: "
+            "choose another with --against"
+        )
     if setup.mode in (Mode.HELP, Mode.WATCH) and setup.scenario is None:
         raise InvalidInput(f"{setup.mode} needs a scenario: choose one with --scenario")
     if setup.mode is Mode.REPLAY and setup.episode is None:

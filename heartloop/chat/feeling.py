@@ -74,6 +74,13 @@ class Estimate(Value):
             mass[primary] = mass.get(primary, 0.0) + share
         return dict(sorted(mass.items(), key=lambda item: -item[1]))
 
+    def under(self, primary: str) -> dict[str, float]:
+        """The shares of the feelings below a primary emotion, likeliest first."""
+        tree = emotion.ontology()
+        below = {n: share for n, share in self.nodes.items() if n != primary}
+        found = {n: share for n, share in below.items() if tree.primary(n) == primary}
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
 
 def estimate(text: str, before: Estimate | None = None) -> Estimate:
     """The estimate for a message; what was estimated before it fades by half.

@@ -22,7 +22,7 @@ from heartloop.chat.tree import Tree, laid_out
 from heartloop.env.play import Dialogue, Policy, Prompt, Snapshot, prompt_seed, resume
 from heartloop.errors import EpisodeFailure, InvalidInput
 from heartloop.rewards import reward
-from heartloop.types import Episode, Message, Reaction
+from heartloop.types import Episode, Message, Reaction, StopReason
 
 _HOUSE = "heartloop"
 """Author of notices."""
@@ -109,6 +109,21 @@ class Session:
     def emotions(self) -> list[float]:
         """The emotion after each message that carries one, 0 to 100."""
         return [entry.level for entry in self.path if entry.level is not None]
+
+    def change(self, entry: Entry) -> float | None:
+        """How far the emotion moved with a message; None where none stands before it."""
+        before = (e.level for e in reversed(self._tree.path(entry.parent)))
+        level = next((level for level in before if level is not None), None)
+        if entry.level is None or level is None:
+            return None
+        return entry.reaction.change if entry.reaction else entry.level - level
+
+    @property
+    def ended(self) -> StopReason | None:
+        """Why the simulated dialogue ended, if it did."""
+        if self.setup.episode:
+            return self.setup.episode.stop
+        return self.last.stop if self.last else None
 
     @property
     def estimated(self) -> bool:
@@ -324,17 +339,40 @@ class Session:
         Raises:
             InvalidInput: there is no such message.
         """
+        self._move(self._numbered(number).id)
+
+    def felt(self, number: int) -> Entry:
+        """Message `number` (from 1) of the path, which carries an emotion.
+
+        Raises:
+            InvalidInput: there is no such message, or it carries none.
+        """
+        entry = self._numbered(number)
+        if entry.level is None:
+            raise InvalidInput(f"message {number} carries no emotion: it is the other one's")
+        return entry
+
+    def _numbered(self, number: int) -> Entry:
         path = self.path
         if not 1 <= number <= len(path):
             raise InvalidInput(f"expected a message from 1 to {len(path)}, got {number!r}")
-        self._move(path[number - 1].id)
+        return path[number - 1]
 
     def other(self) -> Entry:
         """Show the next version of the last message that has several, with what followed it.
 
+        Who went back to an earlier message, or took one back, is shown what followed it.
+
+        Returns:
+            The version, or the last of what followed.
+
         Raises:
             InvalidInput: no message has another version.
         """
+        end = self._tree.leaf(self.head)
+        if end is not None and end != self.head:
+            self._move(end)
+            return self._tree[end]
         for entry in reversed(self.path):
             versions = self.siblings(entry)
             if len(versions) > 1:

@@ -21,6 +21,7 @@ from heartloop.chat.widgets import Composer, Said, Sessions, gauge, tried, why
 from heartloop.env.play import Policy
 from heartloop.errors import HeartloopError, InvalidInput, unknown
 from heartloop.policy.evals.show import plain
+from heartloop.types import StopReason
 
 _AT_WORK = {
     Way.WORDS: "{name} is asked, its words will come one by one ... Esc breaks it off",
@@ -31,10 +32,18 @@ _DUE = {
     Due.PERSON: "your move",
     Due.POLICY: "the policy's move",
     Due.USER: "the simulated user's move",
-    Due.NOBODY: "over: F1 shows what can be done",
+    Due.NOBODY: "over",
+}
+_OVER = {
+    StopReason.SUCCESS: "the emotion is at its top",
+    StopReason.FAILURE: "the emotion fell too low",
+    StopReason.FAREWELL: "the simulated user took leave",
+    StopReason.TURN_LIMIT: "all turns are used",
+    StopReason.ERROR: "it could not be scored",
 }
 
-
+WIDE = 100
+"""Columns from which on things stand side by side."""
 _NOTICE = Entry(id=0, parent=None, role="notice", author="", text=care.ai_notice())
 """Stands above every talk with a policy; no part of the talk."""
 
@@ -44,23 +53,25 @@ class Stage(App[None]):
 
     TITLE = "heartloop"
     CSS_PATH = "app.tcss"
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]  # noqa: RUF012  # as in App
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012  # as in App
 
     def __init__(self, desk: Desk, session: Session) -> None:
         """Show a session; others come from the desk."""
         super().__init__()
         self.desk, self.session = desk, session
         self._busy = self._halt = False
+        self._loading = ""
         self._episode = 1
         self._folded = True
         self._live: dict[int, Said] = {}
         self._shown: list[int] = []
+        self._asked: int | None = None
 
     def compose(self) -> ComposeResult:
         """Gauge, list and transcript and reasons side by side, status, composer."""
         yield Static(id="gauge")
         with Horizontal(id="middle"):
-            yield Sessions(id="sessions")
+            yield Sessions("search", id="sessions")
             yield Transcript()
             with Vertical(id="side"):
                 with VerticalScroll(id="why"):
@@ -86,13 +97,13 @@ class Stage(App[None]):
 
     async def use(self, session: Session, at: int | None = None) -> None:
         """Show another session, at the message of that id or at its end."""
-        self.session = session
+        self.session, self._asked = session, None
         self.query_one("#why").display = session.why_shown and not session.estimated
         self._episode = self._number() if session.mode is Mode.REPLAY else 1
         await self._redraw(at)
         if session.mode in (Mode.HELP, Mode.WATCH) and session.last is None:
             self._go(1)
-        elif any(not self.desk.cast.ready(spec) for spec in session.setup.policies):
+        if any(not self.desk.cast.ready(spec) for spec in session.setup.policies):
             self._load(session)
 
     def _number(self) -> int:
@@ -131,27 +142,30 @@ class Stage(App[None]):
         return [self._made(self.session.entry(said), number)]
 
     def _row(self, number: int, said: int) -> list[Said]:
-        """A message, or in compare the newest reply of each policy."""
+        """A message, or in compare the newest reply of each policy, the chosen one named so."""
         entry = self.session.entry(said)
         if self.session.mode is not Mode.COMPARE or entry.role != "assistant":
             return self._alone(number, said)
         newest = {e.author: e for e in self.session.siblings(entry)} | {entry.author: entry}
-        return [self._made(e, number, chosen=e == entry) for e in newest.values()]
+        made = newest.values()
+        return [self._made(e, number, chosen=e == entry if len(made) > 1 else None) for e in made]
 
-    def _made(self, entry: Entry, number: int, *, chosen: bool = True) -> Said:
-        said = Said(entry, self._heading(entry, number), chosen=chosen, folded=self._folded)
+    def _made(self, entry: Entry, number: int, *, chosen: bool | None = None) -> Said:
+        heading = self._heading(entry, number, beside=chosen is not None)
+        goes_on = " · goes on from here" * bool(chosen)
+        said = Said(entry, heading + goes_on, chosen=chosen is not False, folded=self._folded)
         self._live[entry.id] = said
         return said
 
-    def _heading(self, entry: Entry, number: int) -> str:
+    def _heading(self, entry: Entry, number: int, *, beside: bool) -> str:
         parts = [f"{number} {entry.author}"]
         if entry.level is not None:
-            change = f" {entry.reaction.change:+.1f}" if entry.reaction and number > 1 else ""
-            parts.append(f"{entry.level:.1f}{change}")
+            change = self.session.change(entry)
+            parts.append(f"{entry.level:.1f}{'' if change is None else f' {change:+.1f}'}")
         if entry.drafts:
             parts.append(entry.drafts.about)
         versions = self.session.siblings(entry)
-        if len(versions) > 1 and entry.role != "notice":
+        if len(versions) > 1 and entry.role != "notice" and not beside:
             parts.append(f"version {versions.index(entry) + 1} of {len(versions)}")
         return " · ".join(parts)
 
@@ -161,13 +175,32 @@ class Stage(App[None]):
         title = f"{session.mode} · {session.name}"
         line = gauge(session.emotions, title, estimated=session.estimated)
         self.query_one("#gauge", Static).update(line)
-        moved = next((e for e in reversed(session.path) if e.level is not None), None)
-        self.query_one("#reasons", Static).update(why(moved))
+        self.query_one("#reasons", Static).update(why(*self._moved()))
         spoken = next((e for e in reversed(session.path) if e.role == "assistant"), None)
         self.query_one("#drafts", Static).update(tried(spoken))
         if not self._busy:
             hint = "F1 help · Ctrl+P commands"
-            self._status(f"{_DUE[session.due]} · {hint} · {ABOUT[session.mode]}")
+            self._status(self._loading or f"{self._due()} · {hint} · {ABOUT[session.mode]}")
+
+    def _moved(self) -> tuple[Entry | None, int]:
+        """The message whose reasons are shown, and its number: the one asked for, or the last."""
+        path = list(enumerate(self.session.path, 1))
+        felt = [(entry, number) for number, entry in path if entry.level is not None]
+        asked = [(entry, number) for entry, number in felt if entry.id == self._asked]
+        found = asked or felt
+        return found[-1] if found else (None, 0)
+
+    def _due(self) -> str:
+        """Whose move it is; of an episode its place among all, of a dialogue that ended why."""
+        session = self.session
+        if session.due is not Due.NOBODY:
+            return _DUE[session.due]
+        parts = [f"episode {self._episode} of {len(self.desk.played)}"] * bool(
+            session.setup.episode
+        )
+        return " · ".join(
+            [*parts, f"over: {_OVER[session.ended]}" if session.ended else "unfinished"]
+        )
 
     def _status(self, text: str) -> None:
         self.query_one("#status", Static).update(plain(text))
@@ -198,18 +231,28 @@ class Stage(App[None]):
     def _make(self, session: Session) -> None:
         for spec in session.setup.policies:
             if not self.desk.cast.ready(spec):
-                self._tell(self._status, f"loading {spec} ...")
-                self.desk.cast.policy(spec)
+                self._tell(self._loads, f"loading {spec} ...")
+                try:
+                    self.desk.cast.policy(spec)
+                finally:
+                    self._tell(self._loads, "")
+
+    def _loads(self, what: str) -> None:
+        """Say what is loaded, also where somebody waits for it, until nothing is."""
+        self._loading = what
+        if what:
+            self._status(what)
+        else:
+            self._refresh()
 
     def _go(self, moves: int) -> None:
         """Let the others make up to so many moves in a thread."""
-        self._busy, self._halt = True, False
+        self._busy, self._halt, self._asked = True, False, None
         self._work(self.session, moves)
 
     @work(thread=True)
     def _work(self, session: Session, moves: int) -> None:
         try:
-            self._make(session)
             for _ in range(moves):
                 if self._halt or not self._move(session):
                     break
@@ -226,6 +269,9 @@ class Stage(App[None]):
             self._tell(self._catch_up)
             return True
         if session.due is not Due.POLICY:
+            return False
+        self._make(session)
+        if self._halt:
             return False
         for entry in session.answer(self._began):
             self._tell(self._grown, entry)

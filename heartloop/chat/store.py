@@ -190,13 +190,15 @@ class Store:
         with self._writing() as base:
             base.execute("DELETE FROM sessions WHERE id = ?", (session,))
 
-    def sessions(self) -> list[Listed]:
-        """All sessions, the last used first."""
+    def sessions(self, text: str = "") -> list[Listed]:
+        """The sessions whose name holds every word of `text`, in any case; last used first."""
+        terms = text.casefold().split()
         rows = self._read(
             "SELECT id, name, json_extract(setup, '$.mode'), changed FROM sessions "
             "ORDER BY changed DESC, id DESC"
         )
-        return [Listed(*row) for row in rows]
+        known = (Listed(*row) for row in rows)
+        return [row for row in known if all(term in row.name.casefold() for term in terms)]
 
     def session(self, session: int) -> Kept:
         """One session.

@@ -66,8 +66,8 @@ class Tree:
             at = self._entries[at].parent
         return at
 
-    def leaf(self, at: int) -> int:
-        """The end of the newest branch through an entry."""
+    def leaf(self, at: int | None) -> int | None:
+        """The end of the newest branch through an entry; from None, of the newest of all."""
         while below := self._below.get(at):
             at = max(below)
         return at

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 from markdown_it import MarkdownIt
 from rich.text import Text
 from textual import events
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 from textual.widgets import Collapsible, Input, Markdown, OptionList, Static, TextArea
@@ -22,6 +24,8 @@ from heartloop.emotion import Band, band
 from heartloop.policy.evals.show import plain, spark
 
 _RAIL, _BAR, _TALL = 24, 12, 8
+_AROUND, _SHOWN = 20, 80
+"""Characters of a found message before what was sought, and in all."""
 _COLOURS = {
     Band.S: "bright_green", Band.A: "green", Band.B: "yellow", Band.C: "dark_orange", Band.F: "red",
 }  # fmt: skip
@@ -42,19 +46,27 @@ def gauge(levels: Sequence[float], title: str, *, estimated: bool) -> Text:
     return line.append(f"  {plain(title)}", "bold")
 
 
-def why(entry: Entry | None) -> Text:
-    """What moved the emotion with a message: contributions, or what an estimate rests on."""
+def why(entry: Entry | None, number: int = 0) -> Text:
+    """What moved the emotion with a message: contributions, or what an estimate rests on.
+
+    Args:
+        entry: The message; None where there is none yet.
+        number: Which it is, from 1.
+    """
     if entry is None:
         return Text("Nothing yet.", style="dim")
     if entry.reaction:
         found = entry.reaction.appraisal
-        text = Text(f"change {entry.reaction.change:+.1f}\n\n", style="bold")
+        text = Text(f"message {number}: change {entry.reaction.change:+.1f}\n\n", style="bold")
         text.append_text(_bars(found.contributions, 6.0, "{:+z.1f}", "red"))
         felt = f"\nfeels {found.felt}, shows {found.shown}" if found.felt else ""
         return text.append(plain(f"{felt}\nread by {found.reader}"), "dim not bold")
     if entry.feeling:
-        text = Text("An estimate, from words alone\n\n", style="bold")
-        text.append_text(_bars(entry.feeling.primaries, 1.0, "{:.0%}", "green"))
+        text = Text(f"message {number}: an estimate\nfrom words alone\n\n", style="bold")
+        for primary, share in entry.feeling.primaries.items():
+            text.append_text(_bars({primary: share}, 1.0, "{:.0%}", "green"))
+            for name, part in entry.feeling.under(primary).items():
+                text.append(plain(f"  {name} {part:.0%}\n"), "dim not bold")
         rests = ", ".join(entry.feeling.words) or "no feeling word"
         return text.append(plain(f"\nrests on: {rests}"), "dim not bold")
     return Text("Nothing yet.", style="dim")
@@ -243,8 +255,70 @@ class Composer(TextArea):
         self.move_cursor(self.document.end)
 
 
-class Sessions(Vertical):
-    """The sessions, or the messages that a search found."""
+class Finder(Vertical):
+    """A search over a list: while one types, arrows move the mark and Enter takes what it is on."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("up", "move('up')", "Up"), Binding("down", "move('down')", "Down"),
+    ]  # fmt: skip
+
+    class Taken(Message):
+        """The person took one of the list."""
+
+        def __init__(self, option: Option, place: int) -> None:
+            """Which is at this place, from 0."""
+            super().__init__()
+            self.option, self.place = option, place
+
+    def __init__(self, about: str, text: str = "", *, id: str) -> None:
+        """Begin with a text.
+
+        Args:
+            about: Stands where nothing is typed.
+            text: What is searched for at first.
+            id: Of this widget.
+        """
+        super().__init__(id=id)
+        self._about, self._text = about, text
+
+    def compose(self) -> ComposeResult:
+        """The search over the list."""
+        yield Input(self._text, placeholder=self._about, id="search")
+        yield OptionList(id="list", markup=False)
+
+    def fill(self, options: Sequence[Option]) -> None:
+        """List these, the first of them marked."""
+        found = self.query_one(OptionList)
+        found.clear_options()
+        found.add_options(options)
+        found.highlighted = 0 if options else None
+
+    def action_move(self, way: str) -> None:
+        """Move the mark."""
+        found = self.query_one(OptionList)
+        found.action_cursor_up() if way == "up" else found.action_cursor_down()
+
+    def on_input_submitted(self, event: Input.Submitted) -> None:
+        """Take what is marked."""
+        event.stop()
+        found = self.query_one(OptionList)
+        if found.highlighted is not None:
+            option = found.get_option_at_index(found.highlighted)
+            self.post_message(self.Taken(option, found.highlighted))
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Take what was clicked."""
+        event.stop()
+        self.post_message(self.Taken(event.option, event.option_index))
+
+
+class Sessions(Finder):
+    """The sessions, or those and the messages that a search found."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Close")]
+
+    class Left(Message):
+        """The person wants the list no more."""
 
     class Chosen(Message):
         """A session was chosen, perhaps with a message of it."""
@@ -262,32 +336,38 @@ class Sessions(Vertical):
             super().__init__()
             self.text = text
 
-    def compose(self) -> ComposeResult:
-        """A search over a list."""
-        yield Input(placeholder="search", id="search")
-        yield OptionList(id="list", markup=False)
-
     def on_input_changed(self, event: Input.Changed) -> None:
         """Ask for what is typed."""
         event.stop()
         self.post_message(self.Asked(event.value))
 
-    def show(self, rows: Sequence[Listed] | Sequence[Hit]) -> None:
-        """Show these instead."""
-        found = self.query_one(OptionList)
-        found.clear_options()
-        found.add_options([_option(row) for row in rows])
+    def action_leave(self) -> None:
+        """Say that the list is wanted no more."""
+        self.post_message(self.Left())
 
-    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+    def show(self, rows: Sequence[Listed | Hit], sought: str = "") -> None:
+        """Show these instead, found messages from the first word that was sought on."""
+        self.fill([_option(row, sought) for row in rows])
+
+    def on_finder_taken(self, event: Finder.Taken) -> None:
         """Say which was chosen."""
         event.stop()
-        session, _, entry = (event.option_id or "").partition(":")
+        session, _, entry = (event.option.id or "").partition(":")
         self.post_message(self.Chosen(int(session), int(entry) if entry else None))
 
 
-def _option(row: Listed | Hit) -> Option:
+def _option(row: Listed | Hit, sought: str) -> Option:
     if isinstance(row, Hit):
-        about = " ".join(row.text.split())[:80]
+        about = _about(row.text, sought)
         return Option(Text(plain(f"{row.name}\n  {about}")), id=f"{row.session}:{row.entry}")
     when = time.strftime("%d %b %H:%M", time.localtime(row.changed))
     return Option(Text(plain(f"{row.id} {row.name}\n  {row.mode} · {when}")), id=str(row.id))
+
+
+def _about(text: str, sought: str) -> str:
+    """A message around the first of the words sought, on one line."""
+    line = " ".join(text.split())
+    places = [line.casefold().find(word) for word in sought.casefold().split()]
+    at = min((place for place in places if place >= 0), default=0)
+    begin = max(0, line.rfind(" ", 0, max(0, at - _AROUND)) + 1) if at > _AROUND else 0
+    return f"{'... ' * bool(begin)}{line[begin:]}"[:_SHOWN]

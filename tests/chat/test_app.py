@@ -52,9 +52,84 @@ def test_watch_shows_reasons_beside(tmp_path):
     at_screen(tmp_path, do, "watch")
 
 
+def test_a_dialogue_that_ended_says_why(tmp_path):
+    async def do(screen):
+        await screen.press("f6")
+        assert "over: the emotion is at its top" in screen.shown
+
+    at_screen(tmp_path, do, "watch")
+
+
+def test_a_simulated_user_begins_while_the_policy_is_still_loaded(tmp_path):
+    loaded = threading.Event()
+
+    async def do(screen):
+        desk = screen.app.desk
+        make, kept = desk.cast._make_policy, desk.cast._policies
+        kept.clear()
+        desk.cast._make_policy = lambda spec: loaded.wait(60) and make(spec)
+        await screen.app.use(desk.begin(Mode.WATCH))
+        await screen.until(lambda: "I lost my keys again today." in screen.shown)
+        await screen.until(lambda: "loading toy" in screen.shown)
+        loaded.set()
+        await screen.until(lambda: "loading toy" not in screen.shown)
+        assert "the policy's move" in screen.shown
+
+    at_screen(tmp_path, do, "watch")
+
+
+def test_a_found_message_is_shown_from_what_was_sought(tmp_path):
+    async def do(screen):
+        await screen.type(f"{'so much to tell before it comes ' * 5}and then the zebra ran away")
+        await screen.type("/search zebra")
+        found = screen.shown.split("before you begin")[0]
+        assert "... " in found and "zebra" in found
+
+    at_screen(tmp_path, do, size=(110, 60))
+
+
+def test_the_talk_goes_on_under_what_was_said_and_says_how_the_estimate_moved(tmp_path):
+    async def do(screen):
+        await screen.type("I am sad")
+        await screen.type("I am happy")
+        before, after = screen.session.emotions
+        assert f"3 you · {after:.1f} {after - before:+.1f}" in screen.shown
+
+    at_screen(tmp_path, do)
+
+
+def test_a_message_of_the_client_does_not_hide_the_composer_and_goes_with_the_next_line(tmp_path):
+    async def do(screen):
+        await screen.type("/theme nrod")
+        composer = screen.app.query_one(Composer).region
+        (toast,) = screen.app.screen.query("Toast")
+        assert toast.region.bottom <= composer.y
+        await screen.type("/theme nord")
+        await screen.until(lambda: "nrod" not in screen.shown)
+
+    at_screen(tmp_path, do)
+
+
+@pytest.mark.parametrize("width", [40, 60])
+def test_the_help_of_a_narrow_terminal_is_not_cut_off(tmp_path, width):
+    async def do(screen):
+        await screen.press("f1")
+        inside = re.sub(r"[│╭╮╰╯─•\s]", "", screen.shown)
+        for command in in_mode(Mode.TALK):
+            assert "".join(command.usage.split()) in inside
+            assert "".join(command.about.split()) in inside
+        assert "(ctrl+n)" in inside
+
+    at_screen(tmp_path, do, size=(width, 200))
+
+
 def test_replay_shows_a_recorded_episode(tmp_path):
     async def do(screen):
         assert "One." in screen.shown and "45.0 B" in screen.shown
+        assert "episode 1 of 3" in screen.shown
+        await screen.press("f8")
+        assert "episode 2 of 3" in screen.shown
+        await screen.press("f7")
         await screen.type("Hi")
         assert "it is not your move" in screen.shown
 
@@ -66,8 +141,10 @@ def test_compare_shows_two_replies_beside_each_other(tmp_path):
         await screen.type("Hi")
         (line,) = [row for row in screen.shown.split("\n") if "From the other one." in row]
         assert "That sounds hard" in line
+        assert "2 toy-policy · goes on from here" in screen.shown
         await screen.press("ctrl+t")
         assert screen.session.path[-1].text == "From the other one."
+        assert "2 streamer · goes on from here" in screen.shown
 
     at_screen(tmp_path, do, "compare")
 
@@ -116,8 +193,8 @@ def test_a_reply_appears_while_it_is_spoken(tmp_path):
         await screen.pilot.press("enter")
         for count in range(1, 5):
             words = " ".join(said.split()[:count])
-            await screen.until(lambda words=words: shown(screen) == [words])
-            assert screen.app._busy and words in screen.shown
+            await screen.until(lambda words=words: words in screen.shown)
+            assert screen.app._busy and shown(screen) == [words]
             heard.release()
         await screen.rest()
         assert said in screen.shown

@@ -68,6 +68,9 @@ async def _(screen):
     assert screen.app.query_one(Sessions).display and "1 My cat is ill" in screen.shown
     await screen.press("ctrl+o")
     assert not screen.app.query_one(Sessions).display
+    await screen.type("/search nothing like it")
+    await screen.press("escape", "ctrl+o")
+    assert "1 My cat is ill" in screen.shown and screen.app.query_one("#search").value == ""
 
 
 @doing("open")
@@ -88,6 +91,16 @@ async def _(screen):
     assert "My zebra is ill" in screen.shown
     await screen.press("tab", "down", "enter")
     assert screen.session.id == 1 and screen.session.path
+    await screen.type("/new")
+    await screen.type("/search")
+    await screen.press(*"zebra", "down", "enter")
+    assert screen.session.id == 1 and isinstance(screen.app.focused, Composer)
+    await screen.type("/rename stripes")
+    await screen.type("/search stri")
+    assert "1 stripes" in screen.shown and "ill" not in screen.shown.split("before")[0]
+    await screen.press("escape")
+    assert not screen.app.query_one(Sessions).display
+    assert isinstance(screen.app.focused, Composer)
 
 
 @doing("rename")
@@ -172,6 +185,8 @@ async def _(screen):
     await screen.press("f9")
     await screen.press("ctrl+t")
     assert screen.session.path[-1] == first and first.text in screen.shown
+    await screen.press("ctrl+e", "ctrl+t")
+    assert len(screen.session.path) == 2 and screen.session.path[-1].text in screen.shown
 
 
 @doing("stop", "compare")
@@ -234,6 +249,15 @@ async def _(screen):
     assert "read by toy/1" in screen.shown and "words" in screen.shown
     await screen.press("f2")
     assert "read by toy/1" not in screen.shown
+    await screen.type("/why 1")
+    assert "message 1: change +0.0" in screen.shown
+    await screen.type("/why 3")
+    assert "message 3: change +10.0" in screen.shown
+    await screen.type("/why 1")
+    await screen.type("And what happened after that?")
+    assert "message 5: change" in screen.shown
+    await screen.type("/why 2")
+    assert "message 2 carries no emotion" in screen.shown
 
 
 @doing("loop")

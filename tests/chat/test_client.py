@@ -137,7 +137,12 @@ def test_the_command_says_where_sessions_are_kept(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize(
     "fields, reason",
     [({"mode": Mode.REPLAY}, "--run"), ({"number": 7}, "no session 7"),
+     ({"number": 0}, "no session 0"),
      ({"mode": Mode.HELP, "scenario": "nobody"}, "no scenario called 'nobody'"),
+     ({"scenario": "nobody"}, "no scenario called 'nobody'"),
+     ({"mode": Mode.WATCH, "preset": "nowhere"}, "nowhere"),
+     ({"mode": Mode.HELP, "user": "nobody"}, "nobody"),
+     ({"mode": Mode.COMPARE, "against": "neutral"}, "two different policies, got 'neutral' twice"),
      ({"source": "nowhere"}, "cannot read scenarios"),
      ({"policy": "netural"}, "did you mean 'neutral'"),
      ({"mode": Mode.COMPARE, "against": "netural"}, "did you mean 'neutral'")],

@@ -17,8 +17,17 @@ def test_the_help_of_a_mode_names_each_of_its_commands_and_no_other(mode):
         shown = f"| `/{command.name}" in text
         assert shown == (mode in command.modes)
         assert not shown or command.about in text
-    assert "| `/why` | ctrl+l |" in text
+    assert "| `/why [NUMBER]` | ctrl+l |" in text
     assert len(text.split("\n")) == len(in_mode(mode)) + 2
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_the_help_of_a_narrow_terminal_is_a_list_of_the_same_commands(mode):
+    lines = help_text(mode, {"why": "ctrl+l"}, narrow=True).split("\n")
+    assert [line.split("`")[1] for line in lines] == [c.usage for c in in_mode(mode)]
+    assert all(c.about in line for c, line in zip(in_mode(mode), lines, strict=True))
+    assert any(line.startswith("- `/why [NUMBER]` (ctrl+l): ") for line in lines)
+    assert any(line.startswith("- `/data`: ") for line in lines)
 
 
 def test_a_line_with_a_slash_is_a_command_with_its_argument():

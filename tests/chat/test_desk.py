@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,19 @@ def test_wrong_settings_are_named(tmp_path, text, reason):
     (tmp_path / "settings.toml").write_text(text)
     with pytest.raises(InvalidInput, match=reason):
         settings(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["enter", "x", "ctrl+j", "ctrl+p", "up", "kontrol+n", "f99", ""])
+def test_a_key_that_writing_needs_or_that_is_none_is_refused(tmp_path, key):
+    (tmp_path / "settings.toml").write_text(f'[keys]\nwhy = "{key}"\n')
+    with pytest.raises(ConfigError, match=f"key '{re.escape(key)}' of 'why' cannot be used"):
+        settings(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["f12", "shift+f5", "alt+w", "ctrl+shift+l", "ctrl+pageup"])
+def test_any_other_key_may_be_given_to_a_command(tmp_path, key):
+    (tmp_path / "settings.toml").write_text(f'[keys]\nwhy = "{key}"\n')
+    assert settings(tmp_path).keys == {"why": key}
 
 
 def test_wrong_settings_are_an_error_of_the_settings(tmp_path):

@@ -12,6 +12,15 @@ def test_it_is_a_distribution_over_the_ontology_with_the_words_it_rests_on():
     assert next(iter(found.primaries)) in ("anger", "sadness")
 
 
+def test_what_lies_below_a_primary_feeling_adds_up_to_it():
+    found = estimate("I am ashamed, lonely and afraid.")
+    below = found.under("sadness")
+    assert set(below) >= {"loneliness", "shame"} and "fear" not in below
+    assert sum(below.values()) == pytest.approx(found.primaries["sadness"], abs=0.001)
+    assert list(below.values()) == sorted(below.values(), reverse=True)
+    assert estimate("I am afraid.").under("sadness") == {}
+
+
 @pytest.mark.parametrize("text", ["The train leaves at nine.", "", "火车九点开。"])
 def test_a_text_without_feeling_words_is_neutral(text):
     found = estimate(text)

@@ -125,6 +125,37 @@ def test_a_branch_goes_on_from_an_earlier_message():
         one.branch(9)
 
 
+def test_who_went_back_is_shown_what_followed(tmp_path):
+    one = talk(session("talk", "toy"), "a", "b", "c")
+    whole = one.path
+    one.branch(2)
+    assert one.other() == whole[-1] and one.path == whole
+    one.edit()
+    assert one.other() == whole[-1] and one.path == whole
+    first = talk(session("talk", "toy"), "a")
+    first.edit()
+    assert first.path == [] and first.other().role == "assistant" and len(first.path) == 2
+
+
+def test_each_message_that_carries_an_emotion_says_how_far_it_moved():
+    one = talk(session("talk", "toy"), "I am so sad", "ok", "I am happy")
+    levels = one.emotions
+    moved = [one.change(entry) for entry in one.path]
+    assert moved == [None, None, levels[1] - levels[0], None, levels[2] - levels[1], None]
+    helped = session("help")
+    talk(go_on(helped), "Tell me the whole story please")
+    assert [helped.change(entry) for entry in helped.path] == [None, None, 10]
+
+
+def test_a_message_that_carries_an_emotion_is_found_by_its_number():
+    one = talk(session("talk", "toy"), "I am so sad")
+    assert one.felt(1) == one.path[0]
+    with pytest.raises(InvalidInput, match="message 2 carries no emotion"):
+        one.felt(2)
+    with pytest.raises(InvalidInput, match="expected a message from 1 to 2, got 3"):
+        one.felt(3)
+
+
 def test_two_policies_answer_the_same_history_side_by_side():
     seen = []
     a = ToyPolicy(lambda p: seen.append(p.history) or "from a", name="a")

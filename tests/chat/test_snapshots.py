@@ -62,7 +62,7 @@ def test_a_screen_looks_as_it_did(name, tmp_path):
 
     async def look(screen):
         await do(screen)
-        for _ in range(100 if kept else 4):
+        for _ in range(100 if kept else 40):
             await screen.pilot.pause(0.05)
             seen.append(text_of(screen))
             if seen[-1] == kept:

@@ -94,6 +94,16 @@ def test_search_finds_every_word_in_any_case_and_script(store, words, found):
     assert len(store.search(words)) == found
 
 
+def test_sessions_are_found_by_every_word_of_their_name_in_any_case(store):
+    for name in ("The long night", "night shift", "\u957f\u591c"):
+        one = talk(session("talk", "toy", store=store), "Hi")
+        one.rename(name)
+    assert [row.name for row in store.sessions("NIGHT")] == ["night shift", "The long night"]
+    assert [row.name for row in store.sessions("night  long")] == ["The long night"]
+    assert [row.name for row in store.sessions("\u957f")] == ["\u957f\u591c"]
+    assert store.sessions("nowhere") == [] and len(store.sessions(" ")) == 3
+
+
 def test_two_clients_at_one_session_overwrite_nothing_of_each_other(store):
     one = talk(session("talk", "toy", store=store), "Hi")
     other = Session.reopen(store, one.id, cast(toy=ToyPolicy()), "us")
