@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from heartloop import config as settings
 from heartloop.env.play import LocalWorld
@@ -83,6 +84,18 @@ def test_a_row_of_metrics_tells_what_was_played_and_learnt(speaker, tmp_path):
     episodes = (tmp_path / "episodes.jsonl").read_text().splitlines()
     assert {json.loads(line)["policy"] for line in episodes} == {"seedling@0"}
     assert len(episodes) == 32
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_a_batch_that_is_learnt_from_again_is_clipped(speaker, tmp_path, algorithm):
+    small = {"rl.prompts_per_step": 2, "rl.group": 4, "rl.micro_batch": 4, "rl.minibatches": 2}
+    twice = {"rl.steps": 4, "rl.iterations": 2, "rl.algorithm": algorithm, "ppo.passes": 3}
+    rows = train(recipe(**small, **twice), speaker, tmp_path)
+    assert [row["clipped"] > 0 for row in rows] == [False, True, True, True]
+    assert len((tmp_path / "episodes.jsonl").read_text().splitlines()) == 8
+    if algorithm == "ppo":
+        moments = load_file(tmp_path / "checkpoint-4" / "critic_optimizer.safetensors")
+        assert {float(v) for k, v in moments.items() if k.endswith(".step")} == {2 * 3}
 
 
 def test_groups_share_scenario_and_user_and_come_in_order(speaker, tmp_path):
