@@ -16,7 +16,7 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from heartloop import config as settings
 from heartloop.policy.base import make_policy
@@ -29,21 +29,36 @@ from heartloop.types import Episode
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 COMMON = ("eval.every=10", "world.actors=0")
-ARMS: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "grpo": ("seedling", ()),
-    "grpo-turn": ("seedling", ("reward.credit=turn",)),
-    "grpo-centred": ("seedling", ("reward.credit=centred",)),
-    "grpo-think": ("seedling", ("policy.think=true", "policy.max_new_tokens=64")),
-    "grpo-curriculum": ("seedling", ("rl.curriculum=20",)),
-    "grpo-improve": (
+STILL = ("ppo.learn_trunk=false", "ppo.passes=16", "ppo.learning_rate=1e-3")
+OUTCOME = ("reward.credit=terminal", "ppo.lam=1.0")
+
+
+class Arm(NamedTuple):
+    """A way of training."""
+
+    config: str
+    changes: tuple[str, ...] = ()
+    base: str = ""
+    """The arm it is compared with."""
+
+
+ARMS: Mapping[str, Arm] = {
+    "grpo": Arm("seedling"),
+    "grpo-turn": Arm("seedling", ("reward.credit=turn",), "grpo"),
+    "grpo-centred": Arm("seedling", ("reward.credit=centred",), "grpo"),
+    "grpo-think": Arm("seedling", ("policy.think=true", "policy.max_new_tokens=64"), "grpo"),
+    "grpo-curriculum": Arm("seedling", ("rl.curriculum=20",), "grpo"),
+    "grpo-improve": Arm(
         "seedling",
         ('run.stages=["improve", "rl"]', "improve.steps=10", "rl.steps=30", "improve.least=0.3"),
+        "grpo",
     ),
-    "ppo": ("seedling-ppo", ()),
-    "ppo-terminal": ("seedling-ppo", ("reward.credit=terminal", "ppo.lam=1.0")),
-    "ppo-terminal-short": ("seedling-ppo", ("reward.credit=terminal",)),
+    "ppo": Arm("seedling-ppo"),
+    "ppo-terminal": Arm("seedling-ppo", OUTCOME, "ppo"),
+    "ppo-still": Arm("seedling-ppo", STILL, "ppo"),
+    "ppo-still-terminal": Arm("seedling-ppo", (*STILL, *OUTCOME), "ppo-still"),
+    "ppo-still-short": Arm("seedling-ppo", (*STILL, "reward.credit=terminal"), "ppo-still"),
 }
-"""Configuration and changes of each arm; those of one algorithm are compared to the first."""
 CURVES = ("grpo", "grpo-turn", "ppo")
 Finals = dict[str, float]
 """Final emotion by scenario."""
@@ -54,9 +69,9 @@ def run(out: Path, arm: str, seed: int) -> None:
     folder = out / f"{arm}-{seed}"
     if (folder / "report.html").exists():
         return
-    name, changes = ARMS[arm]
+    how = ARMS[arm]
     own = (f"run.out={folder}", f"run.seed={seed}", f"run.name={arm}")
-    config = settings.load(CONFIGS / f"{name}.toml", (*COMMON, *changes, *own))
+    config = settings.load(CONFIGS / f"{how.config}.toml", (*COMMON, *how.changes, *own))
     print(f"{arm}, seed {seed}", flush=True)
     train(config, resume=folder.exists())
 
@@ -109,9 +124,8 @@ def table(out: Path) -> None:
         for seed, folder in seeds(out, arm):
             print(_row(arm, seed, folder))
     print("\n| arm | against | seeds | difference at the end |\n|---|---|---|---|")
-    for arm in ARMS:
-        base = arm.partition("-")[0]
-        if arm != base and (line := _against(out, arm, base)):
+    for arm, how in ARMS.items():
+        if how.base and (line := _against(out, arm, how.base)):
             print(line)
 
 
