@@ -21,7 +21,11 @@ def call(monkeypatch, *words):
 
 def test_a_run_is_trained_once_shown_drawn_and_tested_on_others(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(learning_curves, "COMMON", ("world.actors=0",))
-    arms = {"grpo": ("seedling", SMALL), "grpo-turn": ("seedling", (*SMALL, "reward.credit=turn"))}
+    turn = (*SMALL, "reward.credit=turn")
+    arms = {
+        "grpo": learning_curves.Arm("seedling", SMALL),
+        "grpo-turn": learning_curves.Arm("seedling", turn, "grpo"),
+    }
     monkeypatch.setattr(learning_curves, "ARMS", arms)
     call(monkeypatch, "run", tmp_path, "grpo", "grpo-turn", "--seeds", 1)
     written = (tmp_path / "grpo-1" / "metrics.jsonl").stat().st_mtime_ns
