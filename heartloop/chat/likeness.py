@@ -1,4 +1,4 @@
-"""How much a message reads like those in which people told of risk: weights of its words.
+"""How much a message reads like those that tell of risk: weights of its words.
 
 The weights of `likeness.bin` are learnt by `benchmarks/crisis_weights.py`. A word or a piece of one
 finds its weight by its hash, so that no list of words is kept.
@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from math import sqrt
 from typing import NamedTuple
 
-SIZE = 1 << 16
+SIZE = 1 << 18
 """Weights; several features may share one."""
-HEADER = struct.Struct("<ddd32s")
-"""What a file begins with: bias, a weight's unit, the threshold, and the SHA-256 of what taught it.
+HEADER = struct.Struct("<dd6d32s")
+"""What a file begins with: bias, a weight's unit, limits, and the SHA-256 of what taught it.
 
 A signed byte for each weight follows.
 """
+SPAN = 3
+"""Sentences judged together: what one of them tells would drown in a longer message."""
 _PIECE = 4
 """Letters of a piece of a word; shorter words have none."""
 
@@ -30,7 +32,9 @@ class Weights(NamedTuple):
 
     bias: float
     unit: float
-    threshold: float
+    limits: Mapping[str, tuple[float, ...]]
+    """By script, the scores above which a message is taken for risk: where the rules find none,
+    find it put indirectly, and find it put explicitly."""
     taught: bytes
     """SHA-256 of the lines they were learnt from, their features and the number of weights."""
     values: memoryview
@@ -50,20 +54,39 @@ def places(sentences: Iterable[tuple[str, str]]) -> list[int]:
     return sorted(found)
 
 
-def is_like(sentences: Iterable[tuple[str, str]]) -> bool:
-    """Whether a message reads like risk."""
+def spans(sentences: Iterable[tuple[str, str]], size: int = SPAN) -> list[list[int]]:
+    """Where the weights of so many sentences in a row lie; of all, where they are fewer.
+
+    Args:
+        sentences: As for `places`.
+        size: Sentences of a span.
+    """
+    apart = [places([sentence]) for sentence in sentences]
+    starts = range(max(len(apart) - size + 1, 1))
+    return [sorted(set().union(*apart[at : at + size])) for at in starts]
+
+
+def score(sentences: Iterable[tuple[str, str]], size: int = SPAN) -> float:
+    """How much a message reads like risk where it does so most: above 0, more than not.
+
+    Args:
+        sentences: As for `places`.
+        size: Sentences that are judged together.
+    """
     known = weights()
-    found = places(sentences)
-    score = sum(known.values[place] for place in found) * known.unit / sqrt(max(len(found), 1))
-    return score + known.bias > known.threshold
+    return known.bias + known.unit * max(
+        sum(known.values[place] for place in span) / sqrt(max(len(span), 1))
+        for span in spans(sentences, size)
+    )
 
 
 @cache
 def weights() -> Weights:
     """The weights that are shipped."""
     data = files("heartloop.chat").joinpath("likeness.bin").read_bytes()
-    bias, unit, threshold, taught = HEADER.unpack_from(data)
-    return Weights(bias, unit, threshold, taught, memoryview(data)[HEADER.size :].cast("b"))
+    bias, unit, *limits, taught = HEADER.unpack_from(data)
+    values = memoryview(data)[HEADER.size :].cast("b")
+    return Weights(bias, unit, {"en": tuple(limits[:3]), "zh": tuple(limits[3:])}, taught, values)
 
 
 def _english(spoken: list[str]) -> Iterator[str]:
@@ -78,7 +101,8 @@ def _english(spoken: list[str]) -> Iterator[str]:
 
 
 def _chinese(text: str) -> Iterator[str]:
-    """Characters in rows of up to three."""
+    """Characters in rows of up to three, and pairs of characters apart."""
     row = f"^{text}$"
-    for at in range(len(row)):
+    for at, sign in enumerate(row):
         yield from (f"z{row[at : at + n]}" for n in (1, 2, 3) if at + n <= len(row))
+        yield from (f"y{sign}{row[at + n]}" for n in (2, 3, 4) if at + n < len(row))

@@ -1,6 +1,7 @@
 """Words of acute risk, found by the rules of `risk.toml`, which says how a rule is read.
 
-What the rules miss may still read like risk as a whole: `likeness.py` judges that.
+Weights of words (`likeness.py`) judge a message as a whole: they find what no rule knows, and let
+pass what only looks like a rule.
 """
 
 from __future__ import annotations
@@ -77,14 +78,17 @@ def language(text: str) -> str:
 def risk(text: str) -> Risk | None:
     """Words of acute risk for the writer, the most plainly put first; None where there are none.
 
-    What tells of somebody else's risk says nothing of the writer's to the weights.
+    Rules and weights judge together: the surer a rule is, the calmer a message must read to be let
+    pass. What tells of somebody else's risk says nothing of the writer's to the weights.
     """
-    if found := by_rules(text):
-        return found
+    found = by_rules(text)
     own = [sentence for sentence in sentences(text) if not _tells_of_another(sentence)]
-    if likeness.is_like(_whole(_told(own))):
-        return Risk(Level.INDIRECT, "zh" if any(s.script == "zh" for s in own) else "en")
-    return None
+    script = "zh" if any(sentence.script == "zh" for sentence in own) else "en"
+    alone, indirect, explicit = likeness.weights().limits[script]
+    limit = {None: alone, Level.INDIRECT: indirect, Level.EXPLICIT: explicit}
+    if likeness.score(_whole(_told(own)), _span(found)) <= limit[found and found.level]:
+        return None
+    return found or Risk(Level.INDIRECT, script)
 
 
 def risk_of_another(text: str) -> str | None:
@@ -151,9 +155,14 @@ def by_rules(text: str) -> Risk | None:
     return None
 
 
-def likeness_places(text: str) -> list[int]:
-    """Where the weights of a message lie, by which `likeness.py` judges it."""
-    return likeness.places(_whole(_told(sentences(text))))
+def likeness_spans(text: str) -> list[list[int]]:
+    """Where the weights of a message lie, by which `likeness.py` judges it, span by span."""
+    return likeness.spans(_whole(_told(sentences(text))), _span(by_rules(text)))
+
+
+def _span(found: Risk | None) -> int:
+    """How many sentences are judged together: one where a rule knows of some that may tell."""
+    return 1 if found else likeness.SPAN
 
 
 def _told(spoken: Iterable[_Sentence]) -> list[_Sentence]:

@@ -4,6 +4,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from heartloop.chat import care, likeness, risk
@@ -336,3 +337,38 @@ def test_what_no_rule_knows_may_still_read_like_risk_and_is_put_down_as_indirect
     ]
     assert len(found) >= 5
     assert {care.risk(line).level for line in found} == {care.Level.INDIRECT}
+
+
+def test_what_only_looks_like_a_rule_is_let_pass_and_the_surer_rule_needs_less():
+    passed = [line for line in LINES["idiom"] + LINES["negated"] if by_rules(line)]
+    assert sum(care.risk(line) is None for line in passed) >= 5
+    for alone, indirect, explicit in likeness.weights().limits.values():
+        assert alone >= indirect and alone > explicit
+
+
+def test_the_lines_that_teach_are_none_of_those_that_ask():
+    taught = crisis_weights.rows_of(crisis_weights.TAUGHT)
+    assert {row["kind"] for row in taught} == set(KINDS)
+    texts = {row["text"].lower() for row in taught}
+    assert len(texts) == len(taught)
+    assert texts.isdisjoint(line.lower() for kind in KINDS for line in LINES[kind])
+
+
+def test_limits_follow_from_what_rules_are_worth():
+    draws = np.random.default_rng(0)
+    risky = np.arange(2000) % 2 == 0
+    scores = np.where(risky, 1.0, -1.0) + draws.normal(size=2000)
+    explicit_rule = draws.random(2000) < 0.1 + 0.5 * risky
+    rules = np.column_stack([(draws.random(2000) < 0.2) & ~explicit_rule, explicit_rule])
+    alone, indirect, explicit = crisis_weights.limits(scores, rules, risky, np.ones(2000))
+    assert abs(alone - indirect) < 0.3 and alone - explicit > 0.5
+    over = scores > np.array([alone, indirect, explicit])[rules @ (1, 2)]
+    assert 0.03 < over[~risky].mean() < 0.07
+
+
+@pytest.mark.parametrize("around", [0, 2, 8])
+def test_what_one_sentence_tells_does_not_drown_in_a_long_message(around):
+    day = "The bus was late again. We had soup for lunch. My sister rang about the garden. "
+    for told in ("I want to kill myself tonight.", "Everyone would be better off without me."):
+        assert care.risk(day * around + told + " " + day * around)
+    assert not care.risk(day * around)
